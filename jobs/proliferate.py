@@ -1,0 +1,53 @@
+"""The main job: keys, shards, models, attacks, matrix, report; each made once, resumed if it exists.
+
+    python jobs/proliferate.py --preset digits --n-keys 4
+    ray job submit --working-dir . -- python jobs/proliferate.py --n-keys 32
+
+Exit status: 0 all done; 1 some units failed (they are listed, the rest is in the report); 2 nothing
+could be done as asked (one sentence says why).
+"""
+
+from rich.console import Console
+from rich.table import Table
+
+from orchestrator.pipeline.command import Command, main
+from orchestrator.pipeline.plan import make_plan
+from orchestrator.pipeline.price import price
+from orchestrator.pipeline.progress import open_reporter
+from orchestrator.pipeline.roster import known_keys
+from orchestrator.pipeline.stages import StudyRun
+
+
+def proliferate(command: Command) -> int:
+    """Run the study to the end; the exit status."""
+    if command.dry_run:
+        return show_price(command)
+    reporter, store = open_reporter(), command.open_store()
+    with command.workplace() as workplace:
+        reporter.say(f"study {command.study.name} in {store.uri}, on {workplace.description}")
+        ending = StudyRun(command.study, store, command.vault, workplace, reporter).run()
+    for failure in ending.failures:
+        reporter.say(f"failed: {failure.unit.id}: {failure.reason}")
+    if ending.report:
+        reporter.say(f"report: {ending.report}")
+    return 1 if ending.failures else 0
+
+
+def show_price(command: Command) -> int:
+    """Print the plan: done, pending, devices, model calls and bytes; nothing is made."""
+    store = command.open_store()
+    key_ids = known_keys(command.study, command.vault)
+    plan = make_plan(command.study, key_ids, store.uri, command.vault)
+    table = Table(title=f"{command.study.name}: what is done and what is to do")
+    for heading in ("stage", "done", "pending", "devices", "forwards", "backwards", "MB to store"):
+        table.add_column(heading, justify="left" if heading in ("stage", "devices") else "right")
+    for line in price(plan, store, command.workers_per_model):
+        calls = (f"{line.forwards:,}", f"{line.backwards:,}")
+        megabytes = f"{line.store_bytes / 1e6:,.1f}"
+        table.add_row(line.stage, str(line.done), str(line.pending), line.devices, *calls, megabytes)
+    Console().print(table)
+    return 0
+
+
+if __name__ == "__main__":
+    main(proliferate)

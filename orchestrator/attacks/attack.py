@@ -1,0 +1,126 @@
+"""What an attack is: moves images inside a threat. It never decides whether it succeeded.
+
+The division of labour is foolbox's: the author of an attack moves pixels, the house projects, checks
+and measures. A wrong attack can be weak, but it cannot lie.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Literal, Protocol
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from orchestrator.errors import ThreatError, ThreatViolated
+
+Norm = Literal["linf", "l2"]
+
+
+@dataclass(frozen=True)
+class Threat:
+    """How far an attacker may move an image: a norm and a radius on pixels in [0, 1].
+
+    Raises:
+        ThreatError: the norm is unknown or epsilon is not in (0, 1] for ℓ∞, or not positive for ℓ2.
+    """
+
+    norm: Norm
+    epsilon: float
+
+    def __post_init__(self) -> None:
+        if self.norm not in ("linf", "l2"):
+            raise ThreatError(f"Norm {self.norm!r} is unknown. Use linf or l2.")
+        if not 0 < self.epsilon < float("inf"):
+            raise ThreatError(
+                f"Epsilon {self.epsilon:g} of {self.norm} is not a positive number. "
+                "Give a radius on [0, 1] pixels, e.g. linf:8/255 or l2:0.5."
+            )
+        if self.norm == "linf" and self.epsilon > 1:
+            raise ThreatError(
+                f"Epsilon {self.epsilon:g} of linf exceeds the whole [0, 1] range. "
+                f"Did you mean linf:{self.epsilon:g}/255?"
+            )
+
+    @classmethod
+    def parse(cls, text: str) -> "Threat":
+        """The threat written as ``linf:8/255``, ``linf:0.03`` or ``l2:0.5``."""
+        match = re.fullmatch(r"(\w+):(-?[\d.]+(?:e-?\d+)?)(?:/(\d+))?", text)
+        if match is None:
+            raise ThreatError(f"Threat {text!r} is not written as NORM:EPSILON, e.g. linf:8/255.")
+        norm, numerator, denominator = match.groups()
+        if denominator is not None and int(denominator) == 0:
+            raise ThreatError(f"Threat {text!r} divides by zero. Write e.g. linf:8/255.")
+        epsilon = float(Fraction(numerator) / int(denominator or 1))
+        return cls(norm, epsilon)  # type: ignore[arg-type]  # checked in __post_init__
+
+    def __str__(self) -> str:
+        in_levels = self.epsilon * 255
+        if self.norm == "linf" and abs(in_levels - round(in_levels)) < 1e-9:
+            return f"{self.norm}:{round(in_levels)}/255"
+        return f"{self.norm}:{self.epsilon:g}"
+
+    @property
+    def slug(self) -> str:
+        """The threat as part of an address, e.g. ``linf-8of255``."""
+        return str(self).replace(":", "-").replace("/", "of")
+
+
+class Attack(Protocol):
+    """Moves images inside a threat so that a model misreads them; frozen settings, no state.
+
+    Every random choice about an image comes from that image's own seed, so the answer for an image
+    does not depend on its batch, its neighbours or the worker.
+    """
+
+    def __call__(
+        self,
+        model: nn.Module,
+        images: Float[Tensor, "batch 3 height width"],
+        labels: Int[Tensor, " batch"],
+        threat: Threat,
+        seeds: Sequence[int],
+    ) -> Float[Tensor, "batch 3 height width"]:
+        """Images moved inside ``threat``; the model, its gradients and global RNG stay untouched."""
+        ...
+
+
+def project(
+    moved: Float[Tensor, "batch 3 height width"],
+    images: Float[Tensor, "batch 3 height width"],
+    threat: Threat,
+) -> Float[Tensor, "batch 3 height width"]:
+    """The nearest images (in the threat's norm) to ``moved`` inside the threat and inside [0, 1]."""
+    if threat.norm == "linf":
+        moved = torch.maximum(torch.minimum(moved, images + threat.epsilon), images - threat.epsilon)
+        return moved.clamp(0, 1)
+    step = moved - images
+    length = step.flatten(1).norm(dim=1).clamp_min(1e-12)[:, None, None, None]
+    # Clamping to [0, 1] moves towards images that are themselves in [0, 1]: it only shortens.
+    return (images + step * (threat.epsilon / length).clamp_max(1)).clamp(0, 1)
+
+
+def check_threat(
+    moved: Float[Tensor, "batch 3 height width"],
+    images: Float[Tensor, "batch 3 height width"],
+    threat: Threat,
+) -> None:
+    """Raise ThreatViolated unless ``moved`` is inside the threat, up to float rounding (1e-6)."""
+    distance = distances(moved, images)[threat.norm]
+    if not torch.isfinite(moved).all() or moved.min() < 0 or moved.max() > 1:
+        raise ThreatViolated(f"An attack under {threat} left [0, 1]. This is a defect of the attack.")
+    if distance.numel() and distance.max() > threat.epsilon * (1 + 1e-5) + 1e-6:
+        raise ThreatViolated(
+            f"An attack under {threat} moved an image by {distance.max():.6g}. "
+            "This is a defect of the attack."
+        )
+
+
+def distances(
+    moved: Float[Tensor, "batch 3 height width"], images: Float[Tensor, "batch 3 height width"]
+) -> dict[str, Float[Tensor, " batch"]]:
+    """How far each image was moved, by norm, in float64 so that storage adds no rounding."""
+    step = (moved.double() - images.double()).flatten(1)
+    return {"linf": step.abs().amax(dim=1), "l2": step.norm(dim=1)}

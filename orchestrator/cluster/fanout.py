@@ -1,0 +1,66 @@
+"""LoRA fine-tuning of many keys through Ray Tune: one trial per key, one GPU (or core) each."""
+
+import functools
+import logging
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from ray import tune
+
+from orchestrator.cluster.ddp import WORKER_LOSSES, Trained
+from orchestrator.cluster.runner import Failed, Finished
+from orchestrator.cluster.session import Cluster
+from orchestrator.errors import OrchestratorError
+from orchestrator.store.artifacts import open_store
+from orchestrator.training.finetune import Tell, TrainingUnit, finetune
+from orchestrator.training.place import Place
+
+logger = logging.getLogger(__name__)
+
+
+def train_lora(
+    cluster: Cluster, units: Sequence[TrainingUnit], *, scratch: str, tell: Tell
+) -> Iterator[Trained]:
+    """One Tune trial a unit; a trial whose worker is lost continues from its last checkpoint.
+
+    Trials carry key ids only. Their processes are reused, which saves six seconds of imports a key:
+    all that belongs to a key lives in local names of ``finetune`` and is gone when it returns.
+    """
+    by_label = {unit.id: unit for unit in units}
+    trainable = tune.with_resources(
+        functools.partial(_trial, units=by_label, tell=tell),
+        {name.lower(): amount for name, amount in cluster.bundle().items()},
+    )
+    tuner = tune.Tuner(
+        trainable,
+        param_space={"model": tune.grid_search(list(by_label))},
+        tune_config=tune.TuneConfig(reuse_actors=True, max_concurrent_trials=0),
+        run_config=tune.RunConfig(
+            name="lora",
+            storage_path=scratch,
+            verbose=0,
+            failure_config=tune.FailureConfig(max_failures=WORKER_LOSSES),
+        ),
+    )
+    results = tuner.fit()
+    store = open_store(units[0].store)
+    reasons = {result.config["model"]: _reason(result) for result in results if result.config}
+    for unit in units:
+        if store.has(unit.model.address):
+            yield Finished(unit, None, 0.0)
+        else:
+            yield Failed(unit, reasons.get(unit.id) or "its trial never ran")
+
+
+def _trial(config: dict[str, Any], units: dict[str, TrainingUnit], tell: Tell) -> dict[str, str]:
+    try:
+        finetune(units[config["model"]], Place.here(), tell)
+    except OrchestratorError as error:
+        return {"refused": f"{type(error).__name__}: {error}"}
+    return {"refused": ""}
+
+
+def _reason(result: Any) -> str:
+    if result.error is not None:
+        return f"{type(result.error).__name__}: {str(result.error).strip().splitlines()[-1]}"
+    return str((result.metrics or {}).get("refused", ""))

@@ -1,0 +1,84 @@
+"""Runner: yields every unit's outcome once, in any order; LocalRunner does it in this process."""
+
+import time
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, Protocol, TypeVar
+
+
+
+class Identified(Protocol):
+    """A unit: frozen settings with a readable id, unique among the units of a run."""
+
+    @property
+    def id(self) -> str:
+        """The unit's name in ledgers and logs."""
+        ...
+
+
+Unit = TypeVar("Unit", bound=Identified)
+UnitIn = TypeVar("UnitIn", bound=Identified, contravariant=True)
+
+
+class Worker(Protocol[UnitIn]):
+    """Does one unit after another; a plain class, built where it runs."""
+
+    def run(self, unit: UnitIn) -> Any:
+        """Do the unit, commit what it makes, return a small account of it."""
+        ...
+
+
+@dataclass(frozen=True)
+class Finished(Generic[Unit]):
+    """A unit that is done, and its account."""
+
+    unit: Unit
+    account: Any
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Failed(Generic[Unit]):
+    """A unit that is not done: a value, so that the others go on."""
+
+    unit: Unit
+    reason: str
+    """One line: the error's type and message."""
+    trace: str = ""
+
+
+MakeWorker = Callable[[], Worker[Unit]]
+
+
+class Runner(Protocol):
+    """Runs units somewhere."""
+
+    def run(
+        self, make_worker: MakeWorker[Unit], units: Sequence[Unit]
+    ) -> Iterator[Finished[Unit] | Failed[Unit]]:
+        """Every unit exactly once, as Finished or Failed, in any order."""
+        ...
+
+
+class LocalRunner:
+    """One worker in this process; the twin of the actor pool that needs no cluster."""
+
+    def run(
+        self, make_worker: MakeWorker[Unit], units: Sequence[Unit]
+    ) -> Iterator[Finished[Unit] | Failed[Unit]]:
+        """Units in their order."""
+        worker: Worker[Unit] | None = None
+        for unit in units:
+            worker = worker or make_worker()
+            yield attempt(worker, unit)
+
+
+def attempt(worker: Worker[Unit], unit: Unit) -> Finished[Unit] | Failed[Unit]:
+    """The worker's edge: an exception of a unit becomes its failure."""
+    started = time.monotonic()
+    try:
+        account = worker.run(unit)
+    except Exception as error:  # the one place where a unit's error is turned into a value
+        return Failed(unit, f"{type(error).__name__}: {error}", traceback.format_exc())
+    return Finished(unit, account, time.monotonic() - started)

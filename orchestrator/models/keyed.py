@@ -1,0 +1,88 @@
+"""KeyedModel: a ViT behind a key, taking plain images in [0, 1]; explicit, or folded into its weights."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from orchestrator.models.backbone import normalisation_of
+from orchestrator.models.transform import BlockShuffle
+
+
+class KeyedModel(nn.Module):
+    """Shuffle, normalise, classify; without a shuffle it is the undefended (plain) model.
+
+    Neither the shuffle's order nor the normalisation is part of ``state_dict``: what is saved is the
+    backbone alone.
+    """
+
+    def __init__(
+        self,
+        backbone: nn.Module,
+        shuffle: BlockShuffle | None = None,
+        *,
+        mean: tuple[float, ...] | None = None,
+        std: tuple[float, ...] | None = None,
+    ) -> None:
+        super().__init__()
+        if mean is None or std is None:
+            mean, std = normalisation_of(backbone)
+        self.backbone = backbone
+        self.shuffle = shuffle
+        self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1), persistent=False)
+
+    def forward(
+        self, images: Float[Tensor, "batch 3 height width"]
+    ) -> Float[Tensor, "batch classes"]:
+        """Logits of images in [0, 1]."""
+        if self.shuffle is not None:
+            images = self.shuffle(images)
+        logits: Tensor = self.backbone((images - self.mean) / self.std)
+        return logits
+
+
+def folds(shuffle: BlockShuffle | None, patch_size: int) -> bool:
+    """Whether a shuffle can be folded into patches of this size."""
+    return shuffle is None or patch_size % shuffle.block_size == 0
+
+
+@torch.no_grad()
+def folded_patch_weights(
+    model: KeyedModel, weight: Float[Tensor, "out 3 patch patch"], bias: Float[Tensor, " out"]
+) -> tuple[Float[Tensor, "out 3 patch patch"], Float[Tensor, " out"]]:
+    """Patch-embedding weights on plain [0, 1] pixels that equal the model's shuffle and normalisation.
+
+    With W on a normalised, shuffled patch: W·((Px − μ)/σ) + b = (W/σ)P·x + (b − Σ W·μ/σ). The group
+    behind the defence published this identity (arXiv 2207.05366): a key by itself is a change of
+    basis, and only training makes keyed models differ.
+    """
+    mean, std = (buffer.double().to(weight.device) for buffer in (model.mean, model.std))
+    scaled = weight.double() / std
+    moved_bias = bias.double() - (scaled * mean).sum(dim=(1, 2, 3))
+    if model.shuffle is not None:
+        columns = model.shuffle.patch_columns(weight.shape[-1]).to(weight.device)
+        scaled = scaled.flatten(1)[:, columns].view_as(weight)
+    return scaled.to(weight.dtype), moved_bias.to(bias.dtype)
+
+
+@torch.no_grad()
+def fold(model: KeyedModel) -> KeyedModel:
+    """Fold shuffle and normalisation into the model's own patch embedding, in place.
+
+    The result computes the same function of plain images with no key beside it: this is the form
+    a device carries, and the reason its weights are as secret as its key.
+
+    Raises:
+        StudyError: the block size does not divide the patch size.
+    """
+    projection: nn.Conv2d = model.backbone.patch_embed.proj  # type: ignore[union-attr,assignment]
+    weight, bias = folded_patch_weights(model, projection.weight, projection.bias)
+    projection.weight.copy_(weight)
+    projection.bias.copy_(bias)
+    return as_folded(model.backbone)
+
+
+def as_folded(backbone: nn.Module) -> KeyedModel:
+    """A model around a backbone whose patch embedding already takes plain [0, 1] pixels."""
+    zeros, ones = (0.0,) * 3, (1.0,) * 3
+    return KeyedModel(backbone, mean=zeros, std=ones)

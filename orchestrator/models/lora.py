@@ -1,0 +1,82 @@
+"""LoRA adapters on patch embedding and qkv: add, extract, apply. PEFT trains them; nothing else needs it."""
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from orchestrator.errors import StudyError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+PATCH = "patch_embed.proj"
+PATCH_WEIGHT, PATCH_BIAS = f"{PATCH}.weight", f"{PATCH}.bias"
+HEAD = "head"
+_TARGETS = [PATCH, "attn.qkv"]
+
+
+def add_lora(backbone: nn.Module, *, rank: int, alpha: float, dropout: float) -> nn.Module:
+    """The backbone with PEFT adapters on ``patch_embed.proj`` and every ``attn.qkv``; head trained.
+
+    All else is frozen. ViT-B/16 with rank 16 has 1,383,400 trainable parameters, as in Table II of
+    arXiv 2311.16577.
+    """
+    # Imported here: peft brings in transformers (1.5 s), and attack workers never need it.
+    from peft import LoraConfig, get_peft_model
+
+    config = LoraConfig(
+        r=rank,
+        lora_alpha=alpha,
+        lora_dropout=dropout,
+        bias="none",
+        target_modules=_TARGETS,
+        modules_to_save=[HEAD],
+    )
+    try:
+        return get_peft_model(backbone, config)  # type: ignore[no-any-return]  # peft is untyped
+    except ValueError as error:
+        raise StudyError(
+            f"LoRA finds no {' or '.join(_TARGETS)} in this model ({str(error)[:120]}). "
+            "Use a timm ViT, or --method full."
+        ) from None
+
+
+@torch.no_grad()
+def adapter_state(adapted: nn.Module) -> dict[str, Tensor]:
+    """What training added: ``NAME.down`` and ``NAME.up`` with ΔW = up @ down, the merged patch
+    embedding and the head.
+
+    The patch embedding is merged so that the key can be folded into it: the adapter of a keyed
+    model is then complete without the key.
+    """
+    state: dict[str, Tensor] = {}
+    modules: Mapping[str, nn.Module] = dict(adapted.base_model.model.named_modules())  # type: ignore[union-attr,operator]
+    for name, module in modules.items():
+        if not hasattr(module, "lora_A"):
+            continue
+        if name == PATCH:
+            state[PATCH_WEIGHT] = module.weight + module.get_delta_weight("default")  # type: ignore[operator]
+            state[PATCH_BIAS] = module.bias  # type: ignore[assignment]
+        else:
+            down, up = module.lora_A["default"].weight, module.lora_B["default"].weight  # type: ignore[index]
+            state[f"{name}.down"] = down
+            state[f"{name}.up"] = up * module.scaling["default"]  # type: ignore[index]
+    head = modules[HEAD].modules_to_save["default"]  # type: ignore[index]
+    state |= {f"{HEAD}.{name}": tensor for name, tensor in head.state_dict().items()}
+    return {name: tensor.detach().contiguous() for name, tensor in state.items()}
+
+
+@torch.no_grad()
+def merge_adapter(backbone: nn.Module, state: "Mapping[str, Tensor]") -> nn.Module:
+    """Add an extracted adapter to plain weights, in place; no PEFT left in the result."""
+    own = backbone.state_dict()
+    for name, tensor in state.items():
+        if name.endswith(".up"):
+            continue
+        if name.endswith(".down"):
+            layer = name.removesuffix(".down")
+            own[f"{layer}.weight"] += state[f"{layer}.up"] @ tensor
+        else:
+            own[name].copy_(tensor)
+    return backbone

@@ -1,0 +1,42 @@
+"""ModelRef: a model by its public name, where it is stored, and what it was made from."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal
+
+from orchestrator.store.record import recipe_digest
+
+Method = Literal["plain", "full", "lora"]
+PLAIN = "plain"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelRef:
+    """A model of the study: ``plain``, or a key's model by one training method. Holds no secret."""
+
+    name: str
+    """``plain`` or the key id: the model's row and column in the matrix."""
+    method: Method
+    slot: int = -1
+    """The key's slot in the vault; -1 for plain."""
+    recipe: Mapping[str, Any]
+    """Everything that decides the weights."""
+
+    @property
+    def address(self) -> str:
+        """Where the weights are, relative to the study."""
+        return f"models/{self.name}" if self.method == "plain" else f"models/{self.name}/{self.method}"
+
+    @property
+    def label(self) -> str:
+        """The model's name with its method where it has one, e.g. ``k-3f9a61c2d0e4.lora``."""
+        return self.name if self.method == "plain" else f"{self.name}.{self.method}"
+
+    @cached_property
+    def digest(self) -> str:
+        """The recipe's digest."""
+        return recipe_digest(self.recipe)
+
+    def __hash__(self) -> int:
+        return hash((self.address, self.digest))

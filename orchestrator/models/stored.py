@@ -1,0 +1,108 @@
+"""Models in the store: save what training made, load it for attack; folded wherever the key folds."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from orchestrator.keys.vault import open_vault
+from orchestrator.models.backbone import Architecture, load_plain, parse_weights, patch_size_of
+from orchestrator.models.keyed import KeyedModel, as_folded, fold, folded_patch_weights, folds
+from orchestrator.models.lora import PATCH_BIAS, PATCH_WEIGHT, adapter_state, merge_adapter
+from orchestrator.models.ref import PLAIN, ModelRef
+from orchestrator.models.transform import BlockShuffle
+from orchestrator.store.artifacts import ArtifactStore
+from orchestrator.store.record import ArtifactRecord, FileEntry
+
+WEIGHTS_FILE = "weights.safetensors"
+PLAIN_ADDRESS = f"models/{PLAIN}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class KeyAccess:
+    """How a worker gets from a key id to the key: by opening the vault where it runs."""
+
+    vault: str
+    study: str
+
+    def shuffle(self, model: ModelRef, block_size: int) -> BlockShuffle | None:
+        """The model's shuffle; None for plain."""
+        if model.method == "plain":
+            return None
+        key = open_vault(self.vault).open(self.study, model.slot, model.name)
+        return BlockShuffle.from_key(key, block_size)
+
+
+def weights_of(model: KeyedModel, method: str) -> tuple[dict[str, Tensor], str]:
+    """The tensors to store for a trained model, and their form.
+
+    ``folded``: the patch embedding takes plain [0, 1] pixels and no key is needed to load them.
+    ``explicit``: the block size does not divide the patch, so the vault is opened at loading too.
+    ``plain``: the undefended model as timm knows it, normalisation apart.
+    """
+    if method == "plain":
+        return dict(model.backbone.state_dict()), "plain"
+    if method == "lora":
+        state = adapter_state(model.backbone)
+        if not folds(model.shuffle, state[PATCH_WEIGHT].shape[-1]):
+            return state, "explicit"
+        folded = folded_patch_weights(model, state[PATCH_WEIGHT], state[PATCH_BIAS])
+        return state | dict(zip((PATCH_WEIGHT, PATCH_BIAS), folded, strict=True)), "folded"
+    if not folds(model.shuffle, patch_size_of(model.backbone)):
+        return dict(model.backbone.state_dict()), "explicit"
+    return dict(fold(model).backbone.state_dict()), "folded"
+
+
+def save_model(
+    store: ArtifactStore, ref: ModelRef, model: KeyedModel, provenance: Mapping[str, Any]
+) -> bool:
+    """Commit a trained model; False if another writer did so first."""
+    tensors, form = weights_of(model, ref.method)
+    cpu = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    content = safetensors.torch.save(cpu, metadata={"form": form})
+    record = ArtifactRecord(
+        recipe=ref.recipe,
+        files={WEIGHTS_FILE: FileEntry.of(content)},
+        provenance={**provenance, "form": form},
+    )
+    return store.commit(ref.address, record, {WEIGHTS_FILE: content})
+
+
+def load_model(
+    store: ArtifactStore, ref: ModelRef, architecture: Architecture, keys: KeyAccess
+) -> KeyedModel:
+    """The stored model: in eval mode, its parameters frozen, taking plain images in [0, 1].
+
+    Raises:
+        NotCommitted: it has not been trained yet.
+        StaleArtifact: what is stored was made by another recipe.
+        DamagedArtifact: the stored bytes changed.
+        VaultError: its key cannot be folded and the vault does not have it.
+    """
+    record = store.record(ref.address, ref.recipe)
+    state = parse_weights(store.read(ref.address, WEIGHTS_FILE), ref.address)
+    backbone = architecture.build()
+    if ref.method == "lora":
+        plain = parse_weights(store.read(PLAIN_ADDRESS, WEIGHTS_FILE), PLAIN_ADDRESS)
+        load_plain(backbone, plain, PLAIN_ADDRESS)
+        merge_adapter(backbone, state)
+    else:
+        load_plain(backbone, state, ref.address)
+    form = record.provenance["form"]
+    if form == "folded":
+        model = as_folded(backbone)
+    else:
+        block_size = ref.recipe.get("block_size", 0)
+        model = KeyedModel(backbone, keys.shuffle(ref, block_size))
+    return freeze(model)
+
+
+def freeze(model: KeyedModel) -> KeyedModel:
+    """The model in eval mode with no parameter asking for a gradient."""
+    model.eval()
+    for parameter in model.parameters():
+        parameter.requires_grad_(requires_grad=False)
+    return model.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload,no-any-return]

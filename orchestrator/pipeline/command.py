@@ -1,0 +1,108 @@
+"""The command line of the jobs: which study, where its artifacts and keys are, on what it runs."""
+
+import argparse
+import logging
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Annotated
+
+import tyro
+
+from orchestrator.cluster.workplace import LocalWorkplace, Workplace
+from orchestrator.errors import OrchestratorError, StudyError
+from orchestrator.presets import PRESETS
+from orchestrator.store.artifacts import ArtifactStore, open_store
+from orchestrator.study import Study
+
+HOME = "~/multikey"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Command:
+    """Options of a job; the study's defaults come from its preset."""
+
+    study: Annotated[Study, tyro.conf.arg(name="")]
+    preset: str = "digits"
+    """The study to start from: digits, cifar10 or imagenet."""
+    store: str = f"{HOME}/store"
+    """Folder of all studies' artifacts. It holds weights: keep it as private as the vault."""
+    vault: str = f"{HOME}/vault"
+    """Folder of the keys, never inside the store."""
+    dry_run: bool = False
+    """Print what is done and what is to do, and stop."""
+    local: bool = False
+    """Run everything in this process, without Ray."""
+    ray: str = "auto"
+    """Cluster to run on: auto joins the running one or starts one here; local starts one; or an address."""
+    workers_per_model: int = 1
+    """Data-parallel workers of one full fine-tune, one GPU (or core) each."""
+    pack: int = 0
+    """Models one worker group trains in turn; 0 is one on GPUs, an even share for each group on cores."""
+    actors: int = 0
+    """Attack actors at most; 0 is one a GPU, or one a core where there are none."""
+
+    def __post_init__(self) -> None:
+        for name, least in (("workers_per_model", 1), ("pack", 0), ("actors", 0)):
+            if getattr(self, name) < least:
+                flag = name.replace("_", "-")
+                raise StudyError(f"--{flag} is {getattr(self, name)}. Give at least {least}.")
+
+    def open_store(self) -> ArtifactStore:
+        """The study's own part of the store."""
+        return open_store(f"{self.store.rstrip('/')}/{self.study.name}")
+
+    @contextmanager
+    def workplace(self) -> Iterator[Workplace]:
+        """Where the study runs."""
+        if self.local:
+            yield LocalWorkplace()
+            return
+        # Imported here: a local run needs no Ray, and importing it starts threads.
+        from orchestrator.cluster.ray_workplace import RayWorkplace
+        from orchestrator.cluster.session import joined
+
+        with joined(self.ray) as cluster:
+            yield RayWorkplace(
+                cluster,
+                workers_per_model=self.workers_per_model,
+                pack=self.pack,
+                actors=self.actors,
+                scratch=f"{self.open_store().uri}/.ray",
+            )
+
+
+def parse(arguments: list[str]) -> Command:
+    """The command, its defaults taken from the preset it names.
+
+    Raises:
+        StudyError: there is no such preset.
+    """
+    dial = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    dial.add_argument("--preset", default="digits")
+    preset = dial.parse_known_args(arguments)[0].preset
+    if preset not in PRESETS:
+        raise StudyError(f"There is no preset {preset}. Choose one of {', '.join(PRESETS)}.")
+    return tyro.cli(
+        Command,
+        default=Command(study=PRESETS[preset](), preset=preset),
+        args=arguments,
+        description="Options after the preset's own defaults; see docs/architecture.md.",
+    )
+
+
+def main(job: Callable[[Command], int]) -> None:
+    """Run a job: what a person can mend ends in one sentence and status 2."""
+    os.umask(0o077)  # weights are as secret as keys: nothing made here is for others to read
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(name)s: %(message)s")
+    try:
+        status = job(parse(sys.argv[1:]))
+    except OrchestratorError as error:
+        print(f"error: {error}", file=sys.stderr)  # noqa: T201
+        status = 2
+    except KeyboardInterrupt:
+        print("stopped; the same command continues where this one ended", file=sys.stderr)  # noqa: T201
+        status = 130
+    sys.exit(status)

@@ -1,0 +1,49 @@
+"""The plain model brought along: pre-trained by timm, or a safetensors file local or on s3://."""
+
+from orchestrator.errors import WeightsError
+from orchestrator.models.backbone import load_plain, parse_weights
+from orchestrator.models.keyed import KeyedModel
+from orchestrator.models.ref import ModelRef
+from orchestrator.models.stored import save_model
+from orchestrator.pipeline.progress import Reporter
+from orchestrator.seeds import derive_seed
+from orchestrator.store.artifacts import ArtifactStore
+from orchestrator.store.files import read_file
+from orchestrator.study import Study
+from orchestrator.training.finetune import parameter_counts
+from orchestrator.training.randomness import seeded
+
+PRETRAINED = "pretrained"
+
+
+def import_plain(study: Study, ref: ModelRef, store: ArtifactStore, reporter: Reporter) -> None:
+    """Commit the weights a study starts from as its plain model.
+
+    Raises:
+        WeightsError: the file is absent, not safetensors, or of another architecture.
+        StudyError: timm cannot fetch or build the model.
+    """
+    reporter.say(f"plain model: taking weights from {study.weights}")
+    fresh: list[str] = []
+    if study.weights == PRETRAINED:
+        backbone = study.architecture.build(pretrained=True)
+    else:
+        # Seeded, because a head of another size keeps the values it is built with.
+        with seeded(derive_seed(study.seed, "model", ref.label, "weights")):
+            backbone = study.architecture.build()
+        fresh = load_plain(backbone, parse_weights(_read(study.weights), study.weights), study.weights)
+    if fresh:
+        reporter.say(f"plain model: {', '.join(fresh)} had another size and start at random")
+    model = KeyedModel(backbone)
+    told = {"epochs": 0, "seconds": 0.0, "workers": 0, "fresh_tensors": fresh}
+    save_model(store, ref, model, {**told, **parameter_counts(model)})
+
+
+def _read(weights: str) -> bytes:
+    try:
+        return read_file(weights)
+    except OSError as error:
+        raise WeightsError(
+            f"Weights {weights} cannot be read ({error}). Give --weights a .safetensors file, local or "
+            f"s3://, or the word {PRETRAINED}."
+        ) from None

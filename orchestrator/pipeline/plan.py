@@ -1,0 +1,162 @@
+"""Plan: every artifact a study needs, known before any is made; what is recorded is not made again."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from orchestrator.attacks.attack import Attack
+from orchestrator.models.ref import PLAIN, Method, ModelRef
+from orchestrator.models.stored import KeyAccess
+from orchestrator.seeds import derive_seed
+from orchestrator.shards.shard import Shard, plan_shards
+from orchestrator.shards.sources import Split
+from orchestrator.store.record import recipe_digest
+from orchestrator.study import Study
+from orchestrator.training.finetune import TrainingUnit
+from orchestrator.transfer.work import WorkUnit, targets_of
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """All artifacts of a study between its keys and its matrix, by stage."""
+
+    study: Study
+    train_shards: tuple[Shard, ...]
+    eval_shards: tuple[Shard, ...]
+    plain: TrainingUnit
+    keyed: tuple[TrainingUnit, ...]
+    units: tuple[WorkUnit, ...]
+
+    @property
+    def shards(self) -> tuple[Shard, ...]:
+        """Training shards, then those that are attacked."""
+        return self.train_shards + self.eval_shards
+
+    @property
+    def models(self) -> tuple[ModelRef, ...]:
+        """The plain model, then every key's models."""
+        return (self.plain.model, *(unit.model for unit in self.keyed))
+
+    def restricted(self, models: Sequence[ModelRef]) -> tuple[WorkUnit, ...]:
+        """The attack units among some models: those that could be trained."""
+        return _work_units(self.study, models, self.eval_shards)
+
+
+def make_plan(study: Study, key_ids: Sequence[str], store_uri: str, vault_uri: str) -> Plan:
+    """The plan of a study whose keys have these public ids, in slot order.
+
+    Raises:
+        DataError: a split is missing, empty, or has labels out of range.
+    """
+    train, evaluation = _shards(study, "train"), _shards(study, "eval")
+    data = recipe_digest({"shards": [recipe_digest(shard.recipe) for shard in train]})
+    access = KeyAccess(vault=vault_uri, study=study.name)
+    plain = ModelRef(name=PLAIN, method="plain", recipe=_plain_recipe(study, data))
+    refs = [
+        ModelRef(
+            name=key_id,
+            method=method,
+            slot=slot,
+            recipe=_keyed_recipe(study, method, key_id, plain.digest, data),
+        )
+        for method in study.methods
+        for slot, key_id in enumerate(key_ids)
+    ]
+    addresses = tuple(shard.address for shard in train)
+    trainings = [_training(study, ref, addresses, store_uri, access) for ref in (plain, *refs)]
+    return Plan(
+        study=study,
+        train_shards=train,
+        eval_shards=evaluation,
+        plain=trainings[0],
+        keyed=tuple(trainings[1:]),
+        units=_work_units(study, (plain, *refs), evaluation),
+    )
+
+
+def _shards(study: Study, split: Split) -> tuple[Shard, ...]:
+    training = split == "train"
+    recipes = [study.recipe_of(method) for method in study.methods]
+    recipes += [] if study.weights else [study.base]
+    streamed = {recipe.augment == "inception" for recipe in recipes}
+    return tuple(
+        plan_shards(
+            study.data,
+            split,
+            classes=study.architecture.classes,
+            rows=study.shard_rows,
+            limit=study.train_images if training else study.eval_images,
+            image_size=study.architecture.image_size,
+            crop_fraction=study.crop_fraction,
+            encoded=training and streamed == {True},
+        )
+    )
+
+
+def _plain_recipe(study: Study, data: str) -> dict[str, Any]:
+    fixed = {"kind": "plain", **study.fixed()}
+    del fixed["block_size"]  # the undefended model is the same for every block size
+    if study.weights:
+        return fixed
+    return {**fixed, "data": data, "training": study.base.identity("plain")}
+
+
+def _keyed_recipe(
+    study: Study, method: Method, key_id: str, plain: str, data: str
+) -> dict[str, Any]:
+    return {
+        "kind": method,
+        **study.fixed(),
+        "key_id": key_id,
+        "plain": plain,
+        "data": data,
+        "training": study.recipe_of(method).identity(method),
+    }
+
+
+def _training(
+    study: Study, ref: ModelRef, shards: tuple[str, ...], store: str, keys: KeyAccess
+) -> TrainingUnit:
+    return TrainingUnit(
+        model=ref,
+        architecture=study.architecture,
+        recipe=study.recipe_of(ref.method),
+        block_size=study.block_size,
+        shards=shards,
+        store=store,
+        keys=keys,
+        seed=derive_seed(study.seed, "model", ref.label),
+    )
+
+
+def _work_units(
+    study: Study, models: Sequence[ModelRef], shards: Sequence[Shard]
+) -> tuple[WorkUnit, ...]:
+    attacks = {name: _settings(spec, study) for spec, name in _attack_names(study)}
+    digests = {shard.address: recipe_digest(shard.recipe) for shard in shards}
+    # By source first: a worker that stays with one source loads it once.
+    return tuple(
+        WorkUnit(
+            attack=name,
+            settings=settings,
+            threat=threat,
+            source=source,
+            shard=address,
+            shard_digest=digest,
+            targets=targets_of(source, models),
+            seed=study.seed,
+        )
+        for source in models
+        for name, settings in attacks.items()
+        for threat in study.parsed_threats()
+        for address, digest in digests.items()
+    )
+
+
+def _attack_names(study: Study) -> list[tuple[str, str]]:
+    return list(zip(dict.fromkeys(study.attacks), study.parsed_attacks(), strict=True))
+
+
+def _settings(spec: str, study: Study) -> dict[str, Any]:
+    attack: Attack = dict(zip(study.attacks, study.parsed_attacks().values(), strict=True))[spec]
+    return {"spec": spec, **asdict(attack)}  # type: ignore[call-overload]  # every attack is a dataclass

@@ -1,0 +1,71 @@
+"""Grid: one panel in reading order, plain first, with the readings that pages and figures share."""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+
+import numpy as np
+
+from orchestrator.models.ref import PLAIN
+from orchestrator.report.summary import StudySummary
+from orchestrator.transfer.matrix import Cell, Interval, Panel
+
+# What a missing cell reads as: nothing was counted, so every rate of it is nan.
+_NOTHING = Cell(n=0, clean_correct=0, adv_correct=0, eligible=0, fooled=0)
+
+
+@dataclass(frozen=True)
+class Grid:
+    """One panel with a reading order: ``names`` label both the rows (sources) and the columns."""
+
+    panel: Panel
+    names: Sequence[str]
+    cells: Mapping[tuple[str, str], Cell]
+
+    def cell(self, source: str, target: str) -> Cell:
+        """The counts of one pair; all zero where the pair was never tried."""
+        return self.cells.get((source, target), _NOTHING)
+
+    @property
+    def keys(self) -> list[str]:
+        """The keyed models, in reading order."""
+        return [name for name in self.names if name != PLAIN]
+
+    def others(self, target: str) -> list[str]:
+        """The keyed sources a target is compared with: every key but its own."""
+        return [source for source in self.keys if source != target]
+
+    def fooling(self) -> np.ndarray:
+        """Fooling rates in [0, 1], source by target; nan where nothing was eligible."""
+        return np.array([[self.cell(s, t).fooling.rate for t in self.names] for s in self.names])
+
+    def clean(self, target: str) -> Interval:
+        """Clean accuracy of a target, from whichever of its cells saw the most images."""
+        cells = [cell for (_, name), cell in self.cells.items() if name == target]
+        return max(cells, key=lambda cell: cell.n, default=_NOTHING).clean
+
+    def worst(self, target: str) -> tuple[str, Interval]:
+        """The other key whose images fool a target most often; an empty name where none counts."""
+        tried = [(name, self.cell(name, target).fooling) for name in self.others(target)]
+        counted = [pair for pair in tried if not math.isnan(pair[1].rate)]
+        return max(counted, key=lambda pair: pair[1].rate, default=("", _NOTHING.fooling))
+
+
+def lay_out(summary: StudySummary) -> list[Grid]:
+    """Every panel of a study as a grid, keys in the order in which the models are listed."""
+    listed = dict.fromkeys([PLAIN, *(model.name for model in summary.models)])
+    grids = []
+    for panel in summary.matrix.panels():
+        cells = summary.matrix.cells(panel)
+        present = dict.fromkeys(name for pair in cells for name in pair)
+        unlisted = [name for name in present if name not in listed]
+        names = [name for name in listed if name in present] + unlisted
+        grids.append(Grid(panel, names, cells))
+    return grids
+
+
+def mean(values: Iterable[float]) -> float:
+    """The mean of the numbers among values, nan where there are none."""
+    numbers = [value for value in values if not math.isnan(value)]
+    return fmean(numbers) if numbers else math.nan

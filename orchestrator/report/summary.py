@@ -1,0 +1,44 @@
+"""StudySummary: everything the report says, gathered from the store; plain values only."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from orchestrator.transfer.matrix import TransferMatrix
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelLine:
+    """One trained model: ``plain``, or a key id with a method."""
+
+    name: str
+    """The model's public name in the matrix: ``plain`` or a key id such as ``k-3f9a61c2d0e4``."""
+    method: str
+    """``plain``, ``full`` or ``lora``."""
+    trainable_parameters: int
+    total_parameters: int
+    epochs: int
+    seconds: float
+    """Wall time of its training, from the record."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageLine:
+    """One stage of the study: how many artifacts it made and how long they took, machines summed."""
+
+    name: str
+    artifacts: int
+    seconds: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudySummary:
+    """One study, ready to be written up."""
+
+    study: str
+    settings: Mapping[str, str]
+    """The study's settings by name, printable; no secret is among them."""
+    matrix: TransferMatrix
+    models: Sequence[ModelLine]
+    stages: Sequence[StageLine]
+    notes: Sequence[str] = field(default=())
+    """Things a reader must know first: images left out, units that failed, random weights."""

@@ -1,0 +1,80 @@
+"""How numbers, threats and panels are written: one place, so that every table says it alike."""
+
+import math
+import re
+from collections.abc import Iterable
+from statistics import fmean, stdev
+from typing import cast
+
+from orchestrator.attacks.attack import Norm, Threat
+from orchestrator.transfer.matrix import Interval, Panel
+
+NONE = "–"
+"""Stands for a rate of nothing, and for what does not apply."""
+
+_NORMS = {"linf": "ℓ∞", "l2": "ℓ2"}
+_METHODS = {"plain": "No", "full": "Full", "lora": "LoRA"}
+
+
+def percent(rate: float, digits: int = 1) -> str:
+    """A rate in [0, 1] as a number of percent, without the sign."""
+    return NONE if math.isnan(rate) else f"{100 * rate:.{digits}f}"
+
+
+def share(rate: float) -> str:
+    """A rate in [0, 1] for use in a sentence, with the sign."""
+    return NONE if math.isnan(rate) else f"{percent(rate)} %"
+
+
+def interval(rate: Interval) -> str:
+    """A rate with the ends of its interval, in percent: ``14.9 [12.1, 18.3]``."""
+    if math.isnan(rate.rate):
+        return NONE
+    return f"{percent(rate.rate)} [{percent(rate.low)}, {percent(rate.high)}]"
+
+
+def spread(rates: Iterable[float]) -> str:
+    """Mean ± sample standard deviation over models, in percent; a lone model has no deviation."""
+    numbers = [rate for rate in rates if not math.isnan(rate)]
+    if not numbers:
+        return NONE
+    middle = percent(fmean(numbers), 2)
+    return middle if len(numbers) == 1 else f"{middle} ± {percent(stdev(numbers), 2)}"
+
+
+def duration(seconds: float) -> str:
+    """A wall time in its two largest units: ``3 h 20 min``, ``12 min 5 s``, ``4.2 s``."""
+    if math.isnan(seconds):
+        return NONE
+    if seconds < 59.95:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+def method_words(method: str) -> str:
+    """How Table I names a training method."""
+    return _METHODS.get(method, method)
+
+
+def threat_words(panel: Panel) -> str:
+    """A panel's threat as people write it: ``ℓ∞ 8/255``."""
+    norm, epsilon = str(_threat(panel)).split(":")
+    return f"{_NORMS[norm]} {epsilon}"
+
+
+def panel_words(panel: Panel) -> str:
+    """A panel's name: ``full · apgd · ℓ∞ 8/255``."""
+    return f"{panel.method} · {panel.attack} · {threat_words(panel)}"
+
+
+def picture_name(panel: Panel) -> str:
+    """The file a panel's heatmap is kept in: ``matrix-full-apgd-linf-8of255.png``."""
+    stem = f"matrix-{panel.method}-{panel.attack}-{_threat(panel).slug}"
+    return re.sub(r"[^A-Za-z0-9.-]+", "_", stem) + ".png"
+
+
+def _threat(panel: Panel) -> Threat:
+    return Threat(cast("Norm", panel.norm), panel.epsilon)

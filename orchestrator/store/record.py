@@ -1,0 +1,90 @@
+"""ArtifactRecord: the json that commits an artifact; what made it, from what, and its files' digests."""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from orchestrator.errors import DamagedArtifact
+
+RECORD_FILE = "record.json"
+_FORMAT = 1
+
+
+def recipe_digest(recipe: Mapping[str, Any]) -> str:
+    """SHA-256 (hex) of a recipe: everything that decides an artifact's content, and nothing else.
+
+    Machines never enter a recipe; numerics do. Values json cannot write the same way in every
+    process are refused rather than turned into text.
+
+    Raises:
+        TypeError: a value is not None, bool, int, float, str, list or mapping of those.
+    """
+    text = json.dumps(recipe, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+@dataclass(frozen=True, kw_only=True)
+class FileEntry:
+    """A payload file as it was committed."""
+
+    size_bytes: int
+    sha256: str
+
+    @classmethod
+    def of(cls, content: bytes) -> "FileEntry":
+        """The entry of a file with this content."""
+        return cls(size_bytes=len(content), sha256=hashlib.sha256(content).hexdigest())
+
+
+@dataclass(frozen=True, kw_only=True)
+class ArtifactRecord:
+    """What is known of an artifact. Its presence in the store means the artifact is whole."""
+
+    recipe: Mapping[str, Any]
+    """What decides the content: settings, seed, parents' recipe digests. Its digest is the identity."""
+    files: Mapping[str, FileEntry]
+    parents: Mapping[str, str] = field(default_factory=dict)
+    """Addresses this was made from, each with its recipe digest."""
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+    """How and where it was made: command, versions, seconds. Never part of the identity."""
+
+    @property
+    def digest(self) -> str:
+        """The recipe's digest."""
+        return recipe_digest(self.recipe)
+
+    def to_json(self) -> bytes:
+        """The record as it is stored."""
+        value = {"format": _FORMAT, "digest": self.digest, **dataclasses.asdict(self)}
+        return (json.dumps(value, indent=1, sort_keys=True, allow_nan=False) + "\n").encode()
+
+    @classmethod
+    def from_json(cls, content: bytes, address: str) -> "ArtifactRecord":
+        """The record in ``content``; ``address`` is named in errors.
+
+        Raises:
+            DamagedArtifact: the bytes are not a record, or its digest is not its recipe's.
+        """
+        try:
+            value = json.loads(content)
+            record = cls(
+                recipe=value["recipe"],
+                files={name: FileEntry(**entry) for name, entry in value["files"].items()},
+                parents=value["parents"],
+                provenance=value["provenance"],
+            )
+            whole = value["format"] == _FORMAT and record.digest == value["digest"]
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise DamagedArtifact(
+                f"{address}/{RECORD_FILE} is not a record ({type(error).__name__}). "
+                f"Delete {address} and rerun: it will be made again."
+            ) from None
+        if not whole:
+            raise DamagedArtifact(
+                f"{address}/{RECORD_FILE} does not match its own digest or format. "
+                f"Delete {address} and rerun: it will be made again."
+            )
+        return record

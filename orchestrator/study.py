@@ -1,0 +1,116 @@
+"""Study: one experiment, whole and frozen; every default lives here or in its part."""
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from orchestrator.attacks import parse_attack
+from orchestrator.attacks.attack import Attack, Threat
+from orchestrator.errors import StudyError
+from orchestrator.models.backbone import Architecture
+from orchestrator.models.ref import Method
+from orchestrator.training.recipe import Recipe
+
+Methods = Literal["full", "lora", "both"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Study:
+    """What is trained, attacked and compared. Where it runs is not part of it.
+
+    Raises:
+        StudyError: a value is out of range, or two do not fit together.
+        ThreatError: a threat cannot be obeyed.
+    """
+
+    name: str
+    """Names the study's folder in the store; settings of a begun study cannot change under it."""
+    data: str
+    """The word digits, or a folder or s3:// prefix holding train and val (or test) images."""
+    architecture: Architecture
+    weights: str = ""
+    """Plain weights to start from: pretrained (timm's), a .safetensors file (local or s3://), or nothing:
+    the plain model is then trained here first."""
+    n_keys: int = 4
+    """Keys, keyed models and matrix rows besides plain. May grow in a later run of the same study."""
+    method: Methods = "full"
+    """full: all weights are tuned (Ray Train); lora: adapters and head (Ray Tune); both: each key twice."""
+    block_size: int = 16
+    """Side M of the shuffled blocks, in pixels."""
+    attacks: tuple[str, ...] = ("apgd-ce",)
+    """Attacks by name, with options if wanted, e.g. apgd-ce:steps=50 autoattack."""
+    threats: tuple[str, ...] = ("linf:4/255",)
+    """Norms and radii on [0, 1] pixels, e.g. linf:4/255 l2:0.5."""
+    base: Recipe = field(default_factory=Recipe)
+    """How the plain model is trained where no weights are given."""
+    recipe: Recipe = field(default_factory=Recipe)
+    """How all weights of a keyed model are tuned (method full)."""
+    lora: Recipe = field(default_factory=Recipe)
+    """How adapters are tuned (method lora)."""
+    train_images: int = 0
+    """Training images to use, spread evenly over the split; 0 is all."""
+    eval_images: int = 0
+    """Images to attack, spread evenly over the split; 0 is all."""
+    shard_rows: int = 1000
+    """Images per shard: the unit of attack that is lost if a worker dies."""
+    crop_fraction: float = 1.0
+    """Share of the shorter side that the evaluation crop keeps (timm's crop_pct)."""
+    seed: int = 0
+    """Everything random in the study but the keys follows from this number."""
+
+    def __post_init__(self) -> None:
+        self._check_numbers()
+        size, block = self.architecture.image_size, self.block_size
+        if size % block:
+            raise StudyError(
+                f"Blocks of {block} px do not tile images of {size} px. Choose a --block-size that "
+                f"divides {size}, e.g. {_divisors(size)}."
+            )
+        if not self.name or "/" in self.name or self.name.startswith("."):
+            raise StudyError(f"Study name {self.name!r} cannot be a folder's name. Choose another --name.")
+        if not self.attacks or not self.threats:
+            raise StudyError("A study needs at least one attack and one threat (--attacks, --threats).")
+        if not (self.parsed_attacks() and self.parsed_threats()):
+            raise StudyError("A study needs at least one attack and one threat.")
+
+    def _check_numbers(self) -> None:
+        for name, least in (("n_keys", 1), ("block_size", 1), ("shard_rows", 1)):
+            if getattr(self, name) < least:
+                flag = name.replace("_", "-")
+                raise StudyError(f"--{flag} is {getattr(self, name)}. Give at least {least}.")
+        for name in ("train_images", "eval_images"):
+            if getattr(self, name) < 0:
+                flag = name.replace("_", "-")
+                raise StudyError(f"--{flag} is {getattr(self, name)}. Give 0 (all) or more.")
+        if not 0 < self.crop_fraction <= 1:
+            raise StudyError(f"--crop-fraction is {self.crop_fraction:g}. Give more than 0, at most 1.")
+
+    @property
+    def methods(self) -> tuple[Method, ...]:
+        """The training methods of keyed models, in order."""
+        return ("full", "lora") if self.method == "both" else (self.method,)
+
+    def recipe_of(self, method: Method) -> Recipe:
+        """The recipe a method follows."""
+        return {"plain": self.base, "full": self.recipe, "lora": self.lora}[method]
+
+    def parsed_attacks(self) -> dict[str, Attack]:
+        """Attacks by their canonical name."""
+        return dict(parse_attack(text) for text in dict.fromkeys(self.attacks))
+
+    def parsed_threats(self) -> tuple[Threat, ...]:
+        """Threats in the order given, each once."""
+        return tuple(dict.fromkeys(Threat.parse(text) for text in self.threats))
+
+    def fixed(self) -> dict[str, Any]:
+        """Settings every artifact of a begun study shares; keys, attacks and threats may be added."""
+        return {
+            "architecture": self.architecture.recipe(),
+            "weights": self.weights,
+            "block_size": self.block_size,
+            "seed": self.seed,
+        }
+
+
+def _divisors(size: int) -> str:
+    fitting = [str(number) for number in (4, 7, 8, 14, 16, 28, 32) if size % number == 0]
+    return ", ".join(fitting) or str(size)

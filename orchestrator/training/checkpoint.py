@@ -1,0 +1,101 @@
+"""Checkpoints of a training in progress: trained tensors and optimiser state, in the study's own store.
+
+One way to resume for every runner: a killed worker, a killed driver and a new cluster all find the last
+committed epoch here. Ray's own checkpoints would bring pickles and a second source of truth.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from orchestrator.models.backbone import parse_weights
+from orchestrator.models.ref import ModelRef
+from orchestrator.store.artifacts import ArtifactStore
+from orchestrator.store.record import ArtifactRecord, FileEntry
+
+_STATE_FILE = "state.safetensors"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Progress:
+    """How far a training is."""
+
+    epochs_done: int = 0
+    seconds: float = 0.0
+
+
+def _prefix(model: ModelRef) -> str:
+    return f"checkpoints/{model.label}"
+
+
+def save_checkpoint(
+    store: ArtifactStore,
+    model: ModelRef,
+    network: nn.Module,
+    optimizer: Optimizer,
+    progress: Progress,
+) -> None:
+    """Commit the state after an epoch, then drop the earlier ones."""
+    state = {
+        f"model.{name}": parameter.detach()
+        for name, parameter in network.named_parameters()
+        if parameter.requires_grad
+    }
+    for place, parameter in enumerate(_parameters(optimizer)):
+        for name, value in optimizer.state[parameter].items():
+            state[f"optimizer.{place}.{name}"] = value
+    content = safetensors.torch.save({n: t.cpu().contiguous() for n, t in state.items()})
+    record = ArtifactRecord(
+        recipe={"model": model.digest, "epochs_done": progress.epochs_done},
+        files={_STATE_FILE: FileEntry.of(content)},
+        provenance={"seconds": progress.seconds},
+    )
+    address = f"{_prefix(model)}/{progress.epochs_done:05d}"
+    store.commit(address, record, {_STATE_FILE: content})
+    for older in list(store.addresses(_prefix(model))):
+        if older < address:
+            store.delete(older)
+
+
+def load_checkpoint(
+    store: ArtifactStore, model: ModelRef, network: nn.Module, optimizer: Optimizer
+) -> Progress:
+    """Continue from the last committed epoch of this very recipe; Progress() where there is none."""
+    addresses = list(store.addresses(_prefix(model)))
+    if not addresses:
+        return Progress()
+    epochs_done = int(addresses[-1].rsplit("/", 1)[1])
+    expect = {"model": model.digest, "epochs_done": epochs_done}
+    record = store.record(addresses[-1], expect)
+    state = parse_weights(store.read(addresses[-1], _STATE_FILE), addresses[-1])
+    with torch.no_grad():
+        for name, parameter in network.named_parameters():
+            if parameter.requires_grad:
+                parameter.copy_(state[f"model.{name}"])
+    for place, parameter in enumerate(_parameters(optimizer)):
+        optimizer.state[parameter] = _optimizer_state(state, place, parameter)
+    return Progress(epochs_done=epochs_done, seconds=float(record.provenance["seconds"]))
+
+
+def drop_checkpoints(store: ArtifactStore, model: ModelRef) -> None:
+    """Remove what a finished training no longer needs; its weights are secret too."""
+    for address in list(store.addresses(_prefix(model))):
+        store.delete(address)
+
+
+def _parameters(optimizer: Optimizer) -> list[nn.Parameter]:
+    return [parameter for group in optimizer.param_groups for parameter in group["params"]]
+
+
+def _optimizer_state(state: dict[str, Tensor], place: int, parameter: Tensor) -> dict[str, Any]:
+    prefix = f"optimizer.{place}."
+    return {
+        # Adam's step counter is a scalar that torch keeps on the CPU; moments live beside the weights.
+        name.removeprefix(prefix): tensor if tensor.ndim == 0 else tensor.to(parameter.device)
+        for name, tensor in state.items()
+        if name.startswith(prefix)
+    }

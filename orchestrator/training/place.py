@@ -1,0 +1,53 @@
+"""Place: which process of a training group this is, and where it computes; knows torch, not Ray."""
+
+from dataclasses import dataclass
+from typing import TypeVar
+
+import torch
+from torch import distributed, nn
+
+from orchestrator.training.batches import Share
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """One process of a data-parallel group; a group of one needs no process group."""
+
+    rank: int
+    size: int
+    device: torch.device
+    loaders: int = 0
+    """Processes that decode streamed images; 0 decodes in this one."""
+
+    @classmethod
+    def here(cls, loaders: int = 0) -> "Place":
+        """Rank and size of the initialised process group (1 without one), and this process's device."""
+        grouped = distributed.is_available() and distributed.is_initialized()
+        device = torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else None
+        return cls(
+            rank=distributed.get_rank() if grouped else 0,
+            size=distributed.get_world_size() if grouped else 1,
+            device=device or torch.device("cpu"),
+            loaders=loaders,
+        )
+
+    @property
+    def share(self) -> Share:
+        """This process's part of every global batch."""
+        return Share(rank=self.rank, size=self.size)
+
+    def agree(self, value: T) -> T:
+        """Rank 0's value, on every rank: a decision read from the store is taken once."""
+        if self.size == 1:
+            return value
+        box = [value]
+        distributed.broadcast_object_list(box, src=0)
+        return box[0]
+
+    def wrap(self, model: nn.Module) -> nn.Module:
+        """The model with gradients averaged over the group."""
+        if self.size == 1:
+            return model
+        return nn.parallel.DistributedDataParallel(model)

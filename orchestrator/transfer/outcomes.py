@@ -1,0 +1,24 @@
+"""Outcome rows: one image, attacked on one source, read by one target. Facts only; rates are derived."""
+
+import pyarrow as pa
+
+# One row per image x source x target x attack x threat. `source_fooled` and `moved` are the masks
+# that peers leave out: which points the attack broke at home, and which it returned unchanged.
+OUTCOME_SCHEMA = pa.schema(
+    [
+        ("image", pa.string()),
+        ("source", pa.string()),
+        ("target", pa.string()),
+        ("method", pa.string()),
+        ("attack", pa.string()),
+        ("norm", pa.string()),
+        ("epsilon", pa.float64()),
+        ("label", pa.int32()),
+        ("clean_prediction", pa.int32()),
+        ("adversarial_prediction", pa.int32()),
+        ("source_fooled", pa.bool_()),
+        ("moved", pa.bool_()),
+        ("distance_linf", pa.float64()),
+        ("distance_l2", pa.float64()),
+    ]
+)
