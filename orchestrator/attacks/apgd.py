@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from orchestrator.attacks.answer import Answer, misread, per_image
-from orchestrator.attacks.attack import Threat, project
+from orchestrator.attacks.attack import Calls, Threat, project
 from orchestrator.attacks.starts import random_start, unit_steps
 from orchestrator.errors import StudyError
 from orchestrator.seeds import derive_seed
@@ -81,6 +81,11 @@ class ApgdCe:
             found = apgd(model, images, labels, threat, start, self.steps, self.rho).answer
             answer.offer(found.images, found.losses, found.misread)
         return answer.images
+
+    def calls(self, classes: int) -> Calls:  # noqa: ARG002 - as many for any number of classes
+        """Passes one image costs, whether it falls or not: every step, and the start."""
+        looks = self.restarts * (self.steps + 1)
+        return Calls(forwards=looks, backwards=looks)
 
 
 @dataclass

@@ -8,7 +8,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Literal, Protocol
+from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
@@ -68,6 +68,14 @@ class Threat:
         return str(self).replace(":", "-").replace("/", "of")
 
 
+class Calls(NamedTuple):
+    """Passes through the source that one image costs, at most."""
+
+    forwards: int
+    backwards: int
+
+
+@runtime_checkable
 class Attack(Protocol):
     """Moves images inside a threat so that a model misreads them; frozen settings, no state.
 
@@ -84,6 +92,10 @@ class Attack(Protocol):
         seeds: Sequence[int],
     ) -> Float[Tensor, "batch 3 height width"]:
         """Images moved inside ``threat``; the model, its gradients and global RNG stay untouched."""
+        ...
+
+    def calls(self, classes: int) -> Calls:
+        """What one image costs at most, on a model of ``classes`` classes that never falls."""
         ...
 
 

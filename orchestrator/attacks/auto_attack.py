@@ -15,8 +15,8 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from orchestrator.attacks.answer import misread
-from orchestrator.attacks.attack import Threat, project
-from orchestrator.attacks.reference import Standing, stages
+from orchestrator.attacks.attack import Calls, Threat, project
+from orchestrator.attacks.reference import MOST_TARGETS, Standing, stages
 from orchestrator.errors import StudyError
 from orchestrator.seeds import derive_seed
 
@@ -106,6 +106,18 @@ class AutoAttackStandard:
                     moved[rows[fallen]] = found[fallen]
                     standing[rows[fallen]] = False
         return moved
+
+    def calls(self, classes: int) -> Calls:
+        """Passes one image costs that no attack breaks; one that falls stops there."""
+        targets = min(MOST_TARGETS, classes - 1)
+        ascents = 1 + (targets if classes > 3 else int(classes == 3))
+        looks = ascents * (self.steps + 1)  # APGD: every step, and the start
+        fab = targets * (2 * self.steps + 2)  # a label after every step, two before the first
+        decisions = 1 + ascents + targets + 1  # on the image itself and after every attack
+        return Calls(
+            forwards=looks + fab + self.queries + 1 + decisions,
+            backwards=looks + targets * self.steps,
+        )
 
 
 def _ranking(

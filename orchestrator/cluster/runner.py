@@ -4,10 +4,11 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
 
 
 
+@runtime_checkable
 class Identified(Protocol):
     """A unit: frozen settings with a readable id, unique among the units of a run."""
 
@@ -21,6 +22,7 @@ Unit = TypeVar("Unit", bound=Identified)
 UnitIn = TypeVar("UnitIn", bound=Identified, contravariant=True)
 
 
+@runtime_checkable
 class Worker(Protocol[UnitIn]):
     """Does one unit after another; a plain class, built where it runs."""
 
@@ -51,6 +53,7 @@ class Failed(Generic[Unit]):
 MakeWorker = Callable[[], Worker[Unit]]
 
 
+@runtime_checkable
 class Runner(Protocol):
     """Runs units somewhere."""
 

@@ -1,13 +1,14 @@
 """Workplace: where training and units run; LocalWorkplace is this process, its twin is Ray."""
 
 from collections.abc import Iterator, Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from orchestrator.cluster.runner import Failed, Finished, LocalRunner, MakeWorker, Unit
 from orchestrator.training.finetune import Tell, TrainingUnit, finetune
 from orchestrator.training.place import Place
 
 
+@runtime_checkable
 class Workplace(Protocol):
     """Runs what a study needs; every unit comes back once, as Finished or Failed."""
 

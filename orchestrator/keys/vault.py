@@ -8,13 +8,14 @@ import stat
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 from urllib.parse import urlsplit
 
 from orchestrator.errors import VaultError
 from orchestrator.keys.secret import SecretKey
 
 
+@runtime_checkable
 class KeyVault(Protocol):
     """Where keys are. Opening needs the study and the slot; only ids leave the caller."""
 

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -12,6 +12,7 @@ from rich.progress import TimeRemainingColumn
 _LINE_SECONDS = 5.0
 
 
+@runtime_checkable
 class Stage(Protocol):
     """One stage under way."""
 
@@ -24,6 +25,7 @@ class Stage(Protocol):
         ...
 
 
+@runtime_checkable
 class Reporter(Protocol):
     """Tells people how far a study is."""
 

@@ -79,8 +79,8 @@ def _plan(grid: Grid, *, dark: bool) -> _Sheet:
         missing="#3a3f47" if dark else "#d5d8dc",
         side=cell * len(grid.names),
         label_points=points,
-        # A character of this font is about 0.62 of its height wide.
-        label_room=longest * points * 0.62 / 72 + 0.1,
+        # A character of this font is about 0.58 of its height wide.
+        label_room=longest * points * 0.58 / 72 + 0.1,
     )
 
 
@@ -103,8 +103,9 @@ def _rule(axes: Axes, grid: Grid, sheet: _Sheet) -> None:
         axes.hlines(edges, -0.5, len(grid.names) - 0.5, colors=sheet.paper, linewidth=0.8)
     if grid.names[0] == PLAIN and len(grid.names) > 1:
         # The undefended model is another kind of row and column: set it apart.
-        axes.axvline(0.5, color=sheet.paper, linewidth=3)
-        axes.axhline(0.5, color=sheet.paper, linewidth=3)
+        gap = min(3.0, sheet.side / len(grid.names) * 72 * 0.25)
+        axes.axvline(0.5, color=sheet.paper, linewidth=gap)
+        axes.axhline(0.5, color=sheet.paper, linewidth=gap)
 
 
 def _mark(axes: Axes, rates: np.ndarray, sheet: _Sheet) -> None:

@@ -25,8 +25,8 @@ TERMS = (
     (
         "Robust accuracy",
         "images read correctly after the attack, out of all images: the measure of Table I. It "
-        "also counts the images that were misread to begin with, so it cannot exceed what the "
-        "model can do by much; compare it with the clean accuracy beside it.",
+        "also counts the images that were misread to begin with, so read it beside the clean "
+        "accuracy.",
     ),
     (
         "Threat",
@@ -35,7 +35,8 @@ TERMS = (
     (
         "Brackets",
         "95 % Wilson intervals. They cover the choice of images only, neither the choice of keys "
-        "nor the chance in training; ± is the sample standard deviation over keys.",
+        "nor the chance in training. The worst pair is the highest of many, so some of its height "
+        "is chance. ± is the sample standard deviation over keys.",
     ),
 )
 """Words of the report and their meaning."""
@@ -52,7 +53,7 @@ CAVEATS = (
     "different functions.",
     "Before the key is given the credit, run the controls: models trained alike without any key "
     "and with different seeds, models with the same key and different seeds, and the plain model "
-    "with a key folded in and no training. If images travel as little between those, the key is not "
-    "the reason.",
+    "with a key folded in and no training. If images travel as little between those, the key "
+    "is not the reason.",
 )
 """What a reader must not conclude from the numbers alone."""

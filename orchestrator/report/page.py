@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from orchestrator.report.figures import DOTS_PER_INCH, heatmap_png
 from orchestrator.report.grid import Grid, lay_out
@@ -130,10 +130,10 @@ def _alt(line: Headline) -> str:
     source, target, worst = line.worst
     most = f", at most {share(worst.rate)} from {source} to {target}" if source else ""
     return (
-        f"Heatmap of fooling rates, {panel_words(grid.panel)}: {len(grid.names)} sources in rows by "
-        f"{len(grid.names)} targets in columns. On the diagonal keys fool themselves {share(line.own)} "
-        f"on average; off it, other keys {share(line.between)} on average{most}; plain fools "
-        f"keys {share(line.from_plain)} on average. The table after the picture has the numbers."
+        f"Heatmap of fooling rates, {panel_words(grid.panel)}: {len(grid.names)} sources in rows, "
+        f"{len(grid.names)} targets in columns. Key to itself {share(line.own)} on average (the "
+        f"diagonal); key to another key {share(line.between)} on average{most}; plain to a key "
+        f"{share(line.from_plain)} on average. The table after the picture has the numbers."
     )
 
 
@@ -148,7 +148,15 @@ def _render(template: str, content: dict[str, Any]) -> bytes:
         finalize=_as_markdown if template.endswith(".md.j2") else None,
     )
     environment.filters["base64"] = lambda picture: b64encode(picture).decode()
+    environment.filters["unbroken"] = _unbroken
     return environment.get_template(template).render(content).encode()
+
+
+def _unbroken(text: str) -> Markup:
+    """Text whose hyphened names stay on one line, and stay what they are when copied."""
+    return Markup(  # noqa: S704 - escaped before anything is added
+        re.sub(r"(k-[0-9a-f]+|Non-adaptive)", r'<span class="whole">\1</span>', str(escape(text)))
+    )
 
 
 def _as_markdown(value: object) -> object:
@@ -156,4 +164,4 @@ def _as_markdown(value: object) -> object:
     if isinstance(value, Markup):  # what a macro returned: its parts were escaped one by one
         return value
     text = " ".join(str(value).replace("&", "&amp;").replace("<", "&lt;").split())
-    return Markup(re.sub(r"([\\`*_\[\]|>])", r"\\\1", text))  # noqa: S704 - escaped just above
+    return Markup(re.sub(r"([\\`*_\[\]|>~$])", r"\\\1", text))  # noqa: S704 - escaped just above

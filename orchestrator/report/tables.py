@@ -50,18 +50,18 @@ def key_table(summary: StudySummary) -> Table:
         for method, name in _models(summary, chosen):
             readings = _model_cells(chosen, method, name)
             trained = _trained(lines.get((method, name)))
-            rows.append([name, method, attack, threat, *readings, trained])
+            rows.append([name, method, f"{attack}, {threat}", *readings, trained])
     return Table(
         title="Models",
         note=f"{_RATES} Own key: images made on the model itself. Worst other key: the key whose "
         "images fool this model most often. Robust is accuracy over all attacked images, fooled is "
         "the share of eligible images.",
         header=[
-            "Model", "Method", "Attack", "Threat", "Clean", "Own key: robust",
+            "Model", "Method", "Attack, threat", "Clean", "Own key: robust",
             "Worst other key: fooled", "Which", "From plain: fooled", "Training",
         ],
         rows=rows,
-        words=4,
+        words=3,
     )  # fmt: skip
 
 

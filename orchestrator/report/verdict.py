@@ -6,11 +6,13 @@ from dataclasses import dataclass
 
 from orchestrator.models.ref import PLAIN
 from orchestrator.report.grid import Grid, mean
-from orchestrator.report.wording import method_words, share, threat_words
+from orchestrator.report.wording import share, threat_words
 from orchestrator.transfer.matrix import Interval
 
 # Below this an attack fails so often at home that its images say little about other models.
 _STRONG_AT_HOME = 0.9
+# A difference of means that is worth a sentence; smaller ones may be the draw of the images.
+_CLEARLY = 0.05
 
 
 @dataclass(frozen=True)
@@ -21,7 +23,7 @@ class Headline:
     between: float
     """From one key to another, mean over all pairs."""
     worst: tuple[str, str, Interval]
-    """The pair of keys with the highest rate: source, target, rate; empty names where none counts."""
+    """The pair of keys fooled most: source, target, rate; empty names where none counts."""
     own: float
     """From a key to itself, mean over keys."""
     from_plain: float
@@ -45,7 +47,7 @@ def read_headline(grid: Grid) -> Headline:
 
 
 def lead(headlines: Sequence[Headline]) -> str:
-    """The study in a sentence or two: its highest transfer between keys, beside the attack at home."""
+    """The study in two sentences: how far images travel between keys, on average and at worst."""
     counted = [line for line in headlines if not math.isnan(line.between)]
     if not headlines:
         return "No outcomes have been recorded yet, so there is nothing to compare."
@@ -64,8 +66,8 @@ def lead(headlines: Sequence[Headline]) -> str:
         "method, attack and threat"
     )
     return (
-        f"On average, an image made to fool one key's model fooled another key's model {mean_words}. "
-        f"The worst pair was {source} → {target} with {share(rate.rate)} "
+        "On average, an image made to fool one key's model fooled another key's model "
+        f"{mean_words}. The worst pair was {source} → {target} with {share(rate.rate)} "
         f"(95 % interval {share(rate.low)} to {share(rate.high)})."
     )
 
@@ -75,13 +77,13 @@ def sentence(line: Headline) -> str:
     panel = line.grid.panel
     count = len(line.grid.keys)
     start = (
-        f"{count} keyed model{'' if count == 1 else 's'} ({method_words(panel.method)} "
+        f"{count} keyed model{'' if count == 1 else 's'} ({panel.method} "
         f"fine-tuning), {panel.attack} within {threat_words(panel)}: "
     )
     facts = [
-        (line.own, "on the model they were made for, images fooled it {} of the time"),
-        (line.between, "on a model with another key, {}"),
-        (line.from_plain, "made on the undefended model and tried on keyed ones, {}"),
+        (line.own, "images fooled the key's model they were made on {} of the time"),
+        (line.between, "images made on one key fooled another key {} of the time"),
+        (line.from_plain, "images made on the undefended model fooled keyed ones {} of the time"),
     ]
     told = [words.format(share(rate)) for rate, words in facts if not math.isnan(rate)]
     return start + ("; ".join(told) or "no eligible image was tried") + "." + _doubt(line)
@@ -93,9 +95,9 @@ def _doubt(line: Headline) -> str:
             f" The attack fooled even its own source only {share(line.own)} of the time, so a low "
             "rate elsewhere may be its weakness rather than the keys' strength."
         )
-    if line.from_plain < line.between:
+    if line.between - line.from_plain > _CLEARLY:
         return (
-            " Images travel better between keys than from the undefended model: knowing how "
-            "the keyed models are trained helps an attacker more than the plain weights do."
+            " Keyed models fool each other more than the undefended model fools them: an attacker "
+            "gains by training a model with a key of their own."
         )
     return ""

@@ -11,7 +11,7 @@ import itertools
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import pyarrow as pa
@@ -42,6 +42,7 @@ class RawImage(NamedTuple):
     label: int
 
 
+@runtime_checkable
 class Source(Protocol):
     """A data set with two splits."""
 

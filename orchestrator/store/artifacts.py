@@ -7,7 +7,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 from urllib.parse import urlsplit
 
 from orchestrator.errors import DamagedArtifact, NotCommitted, StaleArtifact, StoreError
@@ -16,6 +16,7 @@ from orchestrator.store.record import RECORD_FILE, ArtifactRecord, FileEntry, re
 _DRAFTS = ".drafts"
 
 
+@runtime_checkable
 class ArtifactStore(Protocol):
     """Bytes by address. Addresses are relative, ``/``-separated and readable."""
 

@@ -3,7 +3,7 @@
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -33,6 +33,7 @@ class Share:
     size: int = 1
 
 
+@runtime_checkable
 class Batches(Protocol):
     """Training images by epoch."""
 
@@ -141,7 +142,8 @@ class StreamedImages:
             order[step * size + self.share.rank : (step + 1) * size : self.share.size]
             for step in range(self.steps)
         ]
-        return iter(DataLoader(self.dataset, batch_sampler=mine, num_workers=self.loaders))
+        for images, labels in DataLoader(self.dataset, batch_sampler=mine, num_workers=self.loaders):
+            yield images, labels
 
     def _order(self, epoch: int) -> list[tuple[int, int]]:
         """(shard, row) of every image: shards shuffled, then rows shuffled within windows of shards."""

@@ -1,0 +1,239 @@
+"""The matrix: known answers, the house measures, growth touches only what is new."""
+
+import io
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from conftest import run_locally, small_study
+from orchestrator.attacks import ATTACKS
+from orchestrator.attacks.attack import Threat
+from orchestrator.errors import StaleArtifact, ThreatViolated, WeightsError
+from orchestrator.models.ref import ModelRef
+from orchestrator.pipeline.tally import tally
+from orchestrator.shards.shard import plan_shards, write_shard
+from orchestrator.store.artifacts import LocalStore
+from orchestrator.store.record import recipe_digest
+from orchestrator.transfer.matrix import Panel, TransferMatrix
+from orchestrator.transfer.outcomes import OUTCOME_SCHEMA
+from orchestrator.transfer.work import WorkUnit, plan_units, targets_of, with_targets
+from orchestrator.transfer.worker import OUTCOMES_FILE, TransferWorker, predict
+from PIL import Image
+from torch import nn
+
+
+def model_ref(name: str) -> ModelRef:
+    method = "plain" if name == "plain" else "full"
+    return ModelRef(name=name, method=method, recipe={"name": name})
+
+
+class Linear(nn.Module):
+    """Two classes told apart by the pixels of one part of the image only."""
+
+    def __init__(self, part: slice) -> None:
+        super().__init__()
+        self.part = part
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        score = (images[:, :, self.part].mean(dim=(1, 2, 3)) - 0.5) * 10
+        return torch.stack([-score, score], dim=1)
+
+
+PARTS = {"plain": slice(0, 4), "k-a": slice(4, 8), "k-b": slice(8, 12), "k-c": slice(4, 8)}
+
+
+def load_linear(store: LocalStore, ref: ModelRef) -> nn.Module:
+    return Linear(PARTS[ref.name])
+
+
+def write_images(store: LocalStore, tmp_path: Path, count: int = 12) -> tuple[str, str]:
+    """A shard of noisy images, dark or light; its address and digest."""
+    generator = torch.Generator().manual_seed(0)
+    rows = []
+    for number in range(count):
+        level = 0.4 + 0.2 * (number % 2)
+        noisy = level + 0.02 * torch.randn(16, 16, 3, generator=generator)
+        rows.append((noisy.clamp(0, 1) * 255).round().to(torch.uint8).numpy())
+    encoded = []
+    for pixels in rows:
+        file = io.BytesIO()
+        Image.fromarray(pixels).save(file, "PNG")
+        encoded.append(file.getvalue())
+    labels = [number % 2 for number in range(count)]
+    (tmp_path / "data").mkdir(exist_ok=True)
+    pq.write_table(pa.table({"image": encoded, "label": labels}), tmp_path / "data/test.parquet")
+    (shard,) = plan_shards(
+        str(tmp_path / "data"),
+        "eval",
+        classes=2,
+        rows=100,
+        limit=0,
+        image_size=16,
+        crop_fraction=1.0,
+        encoded=False,
+    )
+    write_shard(store, shard)
+    return shard.address, recipe_digest(shard.recipe)
+
+
+def units(store: LocalStore, tmp_path: Path, names: list[str], epsilon: float = 0.2) -> list[WorkUnit]:
+    shard, digest = write_images(store, tmp_path)
+    models = [model_ref(name) for name in names]
+    return [
+        WorkUnit(
+            attack="apgd-ce-steps10",
+            settings={"spec": "apgd-ce:steps=10"},
+            threat=Threat("linf", epsilon),
+            source=source,
+            shard=shard,
+            shard_digest=digest,
+            targets=targets_of(source, models),
+            seed=0,
+        )
+        for source in models
+    ]
+
+
+def rates(store: LocalStore, wanted: list[WorkUnit], **options) -> dict[tuple[str, str], float]:
+    worker = TransferWorker(store.uri, load_linear, **options)
+    plan = plan_units(wanted, store)
+    for unit in plan.pending:
+        worker.run(unit)
+    matrix = tally(store, plan_units(wanted, store).done)
+    (panel,) = matrix.panels()
+    return {pair: cell.fooling.rate for pair, cell in matrix.cells(panel).items()}
+
+
+def test_models_that_look_elsewhere_are_never_fooled_and_twins_always(store: LocalStore, tmp_path: Path) -> None:
+    found = rates(store, units(store, tmp_path, ["plain", "k-a", "k-b", "k-c"]))
+    for (source, target), rate in found.items():
+        together = PARTS[source] == PARTS[target]
+        assert rate == (1.0 if together else 0.0), (source, target)
+    assert len(found) == 16
+
+
+def test_outcomes_do_not_depend_on_the_batch_or_the_models_held(tmp_path: Path) -> None:
+    contents = []
+    for name, options in (("one", {"batch": 1}), ("all", {}), ("few", {"batch": 5, "keep_models": 1})):
+        store = LocalStore(tmp_path / name)
+        wanted = units(store, tmp_path, ["plain", "k-a", "k-b"], epsilon=0.03)
+        rates(store, wanted, **options)
+        contents.append([store.read(unit.address, OUTCOMES_FILE) for unit in wanted])
+    assert contents[0] == contents[1] == contents[2]
+
+
+def test_outcome_rows_state_facts(store: LocalStore, tmp_path: Path) -> None:
+    wanted = units(store, tmp_path, ["plain", "k-a"])
+    TransferWorker(store.uri, load_linear).run(wanted[1])
+    table = pq.read_table(pa.BufferReader(store.read(wanted[1].address, OUTCOMES_FILE)))
+    assert table.schema.equals(OUTCOME_SCHEMA)
+    rows = table.to_pylist()
+    assert len(rows) == 24
+    assert {row["target"] for row in rows} == {"plain", "k-a"}
+    assert all(row["method"] == "full" and row["source"] == "k-a" for row in rows)
+    assert all(row["distance_linf"] <= 0.2 + 1e-6 for row in rows)
+    assert all(row["source_fooled"] and row["moved"] for row in rows)
+
+
+def test_a_new_key_is_scored_without_touching_old_outcomes(store: LocalStore, tmp_path: Path) -> None:
+    before = units(store, tmp_path, ["plain", "k-a"])
+    rates(store, before)
+    kept = {unit.address: store.read(unit.address, OUTCOMES_FILE) for unit in before}
+    wanted = units(store, tmp_path, ["plain", "k-a", "k-b"])
+    plan = plan_units(wanted, store)
+    assert {unit.address for unit in plan.done} == set(kept)
+    todo = {unit.source.name: [t.name for t in unit.targets] for unit in plan.pending}
+    assert todo == {"plain": ["k-b"], "k-a": ["k-b"], "k-b": ["plain", "k-a", "k-b"]}
+    grown = rates(store, wanted)
+    assert all(store.read(address, OUTCOMES_FILE) == content for address, content in kept.items())
+    fresh = LocalStore(tmp_path / "fresh")
+    assert grown == rates(fresh, units(fresh, tmp_path, ["plain", "k-a", "k-b"]))
+
+
+def test_the_matrix_is_the_same_bytes_in_any_order(tmp_path: Path) -> None:
+    contents = []
+    for name, step in (("forth", 1), ("back", -1)):
+        store = LocalStore(tmp_path / name)
+        rates(store, units(store, tmp_path, ["plain", "k-a", "k-b"])[::step])
+        contents.append(store.read("matrix", "matrix.parquet"))
+    assert contents[0] == contents[1]
+
+
+def test_outcomes_of_other_models_are_stale(store: LocalStore, tmp_path: Path) -> None:
+    wanted = units(store, tmp_path, ["plain", "k-a"])
+    rates(store, wanted)
+    retrained = ModelRef(name="k-a", method="full", recipe={"name": "k-a", "epochs": 9})
+    changed = [with_targets(unit, (unit.targets[0], retrained)) for unit in wanted]
+    with pytest.raises(StaleArtifact, match="outcomes/"):
+        tally(store, plan_units(changed, store).done)
+
+
+def test_keyed_sources_are_tried_on_their_own_method_and_plain() -> None:
+    models = [
+        model_ref("plain"),
+        ModelRef(name="k-a", method="full", recipe={}),
+        ModelRef(name="k-a", method="lora", recipe={}),
+    ]
+    assert [t.label for t in targets_of(models[0], models)] == ["plain", "k-a.full", "k-a.lora"]
+    assert [t.label for t in targets_of(models[2], models)] == ["plain", "k-a.lora"]
+
+
+def test_a_tie_is_read_as_the_label_and_no_number_is_no_answer() -> None:
+    logits = torch.tensor([[1.0, 1.0, 0.0], [0.0, 1.0, 2.0], [3.0, 1.0, 2.0]])
+    labels = torch.tensor([1, 1, 0])
+
+    class Fixed(nn.Module):
+        def __init__(self, values: torch.Tensor) -> None:
+            super().__init__()
+            self.values = values
+
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            return self.values
+
+    images = torch.zeros(3, 3, 4, 4)
+    assert predict(Fixed(logits), images, labels).tolist() == [1, 2, 0]
+    with pytest.raises(WeightsError, match="not numbers"):
+        predict(Fixed(logits / 0 * 0), images, labels)
+
+
+def test_an_attack_that_cheats_is_caught(store: LocalStore, tmp_path: Path, monkeypatch) -> None:
+    @dataclass(frozen=True)
+    class Cheat:
+        def __call__(self, model, images, labels, threat, seeds):
+            return images * float("nan")
+
+        def calls(self, classes: int):
+            return ATTACKS["apgd-ce"].calls(classes)
+
+    monkeypatch.setitem(ATTACKS, "cheat", Cheat())
+    unit = units(store, tmp_path, ["plain"])[0]
+    with pytest.raises(ThreatViolated):
+        TransferWorker(store.uri, load_linear).run(replace_spec(unit, "cheat"))
+    assert not store.has(unit.address)
+
+
+def replace_spec(unit: WorkUnit, spec: str) -> WorkUnit:
+    fields = {name: getattr(unit, name) for name in WorkUnit.__dataclass_fields__}
+    return WorkUnit(**{**fields, "settings": {"spec": spec}})
+
+
+def test_growing_a_finished_study_keeps_its_cells(store: LocalStore, vault: str) -> None:
+    study = small_study(eval_images=20)
+    run_locally(study, store, vault)
+    panel = Panel("full", "apgd-ce-steps3", "linf", 8 / 255)
+    small = _cells(store, panel)
+    run, said = run_locally(replace(study, n_keys=3), store, vault)
+    grown = _cells(store, panel)
+    assert len(small) == 9
+    assert len(grown) == 16
+    assert {pair: grown[pair] for pair in small} == small
+    assert any("attacks: 3/7 there, 4 to do" in line for line in said)
+    assert run.ending.failures == []
+
+
+def _cells(store: LocalStore, panel: Panel) -> dict:
+    content = store.read("matrix", "matrix.parquet")
+    return TransferMatrix(pq.read_table(pa.BufferReader(content))).cells(panel)
