@@ -26,8 +26,8 @@ def proliferate(command: Command) -> int:
     with command.workplace() as workplace:
         reporter.say(f"study {command.study.name} in {store.uri}, on {workplace.description}")
         ending = StudyRun(command.study, store, command.vault, workplace, reporter).run()
-    for failure in ending.failures:
-        reporter.say(f"failed: {failure.unit.id}: {failure.reason}")
+    if ending.failures:
+        reporter.say(f"{len(ending.failures)} units failed; the same command tries them again")
     if ending.report:
         reporter.say(f"report: {ending.report}")
     return 1 if ending.failures else 0
@@ -40,12 +40,15 @@ def show_price(command: Command) -> int:
     plan = make_plan(command.study, key_ids, store.uri, command.vault)
     table = Table(title=f"{command.study.name}: what is done and what is to do")
     for heading in ("stage", "done", "pending", "devices", "forwards", "backwards", "MB to store"):
-        table.add_column(heading, justify="left" if heading in ("stage", "devices") else "right")
+        justify = "left" if heading in ("stage", "devices") else "right"
+        table.add_column(heading, justify=justify, no_wrap=True)
     for line in price(plan, store, command.workers_per_model):
         calls = (f"{line.forwards:,}", f"{line.backwards:,}")
         megabytes = f"{line.store_bytes / 1e6:,.1f}"
         table.add_row(line.stage, str(line.done), str(line.pending), line.devices, *calls, megabytes)
-    Console().print(table)
+    console = Console()
+    # A job log has no width of its own; a narrow guess would cut the numbers.
+    console.print(table, width=None if console.is_terminal else 120)
     return 0
 
 

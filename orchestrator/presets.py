@@ -52,9 +52,9 @@ def cifar10() -> Study:
         block_size=4,
         attacks=("apgd-ce",),
         threats=("linf:4/255", "linf:8/255", "l2:0.5"),
-        base=Recipe(epochs=100, learning_rate=1e-3, warmup_epochs=5, **augmented),  # type: ignore[arg-type]
-        recipe=Recipe(epochs=30, learning_rate=5e-4, warmup_epochs=2, **augmented),  # type: ignore[arg-type]
-        lora=Recipe(epochs=30, learning_rate=2e-3, warmup_epochs=2, **augmented),  # type: ignore[arg-type]
+        base=Recipe(epochs=100, learning_rate=1e-3, warmup_epochs=5.0, **augmented),  # type: ignore[arg-type]
+        recipe=Recipe(epochs=30, learning_rate=5e-4, warmup_epochs=2.0, **augmented),  # type: ignore[arg-type]
+        lora=Recipe(epochs=30, learning_rate=2e-3, warmup_epochs=2.0, **augmented),  # type: ignore[arg-type]
         eval_images=1000,
         shard_rows=250,
     )
@@ -85,7 +85,7 @@ def imagenet() -> Study:
             learning_rate=2e-4,
             layer_decay=0.7,
             clip_norm=2.0,
-            warmup_epochs=5,
+            warmup_epochs=5.0,
             label_smoothing=0.1,
             **augmented,  # type: ignore[arg-type]
         ),
@@ -94,7 +94,7 @@ def imagenet() -> Study:
             batch_size=512,
             learning_rate=2e-3,
             clip_norm=2.0,
-            warmup_epochs=5,
+            warmup_epochs=5.0,
             label_smoothing=0.1,
             **augmented,  # type: ignore[arg-type]
         ),

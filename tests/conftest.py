@@ -6,6 +6,8 @@ from pathlib import Path
 
 # Before torch is imported: on a busy two-core machine two OpenMP threads wait for each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Ray's workers unpickle what tests define, and so must find these modules.
+os.environ["PYTHONPATH"] = str(Path(__file__).parent)
 
 import pytest
 from orchestrator.cluster.workplace import LocalWorkplace

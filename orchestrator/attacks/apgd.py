@@ -30,7 +30,8 @@ class ApgdCe:
     Answers with one image per row: of all images visited that the model misreads, the one of
     highest loss; where it misreads none, the one of highest loss. So one image serves both
     questions: did the source fall, and what transfers. Noise, steps and answer of an image depend
-    on that image and its seed alone.
+    on that image and its seed alone, as far as the model's logits do: one that rounds differently
+    in another batch size can flip the sign of a gradient that is nearly 0.
 
     Args:
         steps: gradient steps from each start; a step costs one forward and one backward pass.

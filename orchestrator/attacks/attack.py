@@ -4,10 +4,8 @@ The division of labour is foolbox's: the author of an attack moves pixels, the h
 and measures. A wrong attack can be weak, but it cannot lie.
 """
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from fractions import Fraction
 from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
 import torch
@@ -24,15 +22,13 @@ class Threat:
     """How far an attacker may move an image: a norm and a radius on pixels in [0, 1].
 
     Raises:
-        ThreatError: the norm is unknown or epsilon is not in (0, 1] for ℓ∞, or not positive for ℓ2.
+        ThreatError: epsilon is not in (0, 1] for ℓ∞, or not positive and finite for ℓ2.
     """
 
     norm: Norm
     epsilon: float
 
     def __post_init__(self) -> None:
-        if self.norm not in ("linf", "l2"):
-            raise ThreatError(f"Norm {self.norm!r} is unknown. Use linf or l2.")
         if not 0 < self.epsilon < float("inf"):
             raise ThreatError(
                 f"Epsilon {self.epsilon:g} of {self.norm} is not a positive number. "
@@ -47,20 +43,23 @@ class Threat:
     @classmethod
     def parse(cls, text: str) -> "Threat":
         """The threat written as ``linf:8/255``, ``linf:0.03`` or ``l2:0.5``."""
-        match = re.fullmatch(r"(\w+):(-?[\d.]+(?:e-?\d+)?)(?:/(\d+))?", text)
-        if match is None:
-            raise ThreatError(f"Threat {text!r} is not written as NORM:EPSILON, e.g. linf:8/255.")
-        norm, numerator, denominator = match.groups()
-        if denominator is not None and int(denominator) == 0:
-            raise ThreatError(f"Threat {text!r} divides by zero. Write e.g. linf:8/255.")
-        epsilon = float(Fraction(numerator) / int(denominator or 1))
-        return cls(norm, epsilon)  # type: ignore[arg-type]  # checked in __post_init__
+        norm, _, radius = text.partition(":")
+        try:
+            numerator, slash, denominator = radius.partition("/")
+            epsilon = float(numerator) / int(denominator if slash else 1)
+        except (ValueError, ZeroDivisionError):
+            raise ThreatError(
+                f"Threat {text!r} is not written as NORM:EPSILON, e.g. linf:8/255 or l2:0.5."
+            ) from None
+        if norm not in ("linf", "l2"):
+            raise ThreatError(f"Norm {norm!r} is unknown. Use linf or l2.")
+        return cls(norm, epsilon)  # type: ignore[arg-type]  # mypy does not narrow to the literals
 
     def __str__(self) -> str:
-        in_levels = self.epsilon * 255
-        if self.norm == "linf" and abs(in_levels - round(in_levels)) < 1e-9:
-            return f"{self.norm}:{round(in_levels)}/255"
-        return f"{self.norm}:{self.epsilon:g}"
+        levels = round(self.epsilon * 255)
+        if self.norm == "linf" and levels and self.epsilon == levels / 255:
+            return f"{self.norm}:{levels}/255"
+        return f"{self.norm}:{self.epsilon!r}"
 
     @property
     def slug(self) -> str:
@@ -104,11 +103,14 @@ def project(
     images: Float[Tensor, "batch 3 height width"],
     threat: Threat,
 ) -> Float[Tensor, "batch 3 height width"]:
-    """The nearest images (in the threat's norm) to ``moved`` inside the threat and inside [0, 1]."""
+    """``moved``, brought inside the threat and inside [0, 1]; unchanged where it is there already.
+
+    Under ℓ∞ the nearest such image; under ℓ2 the step is shortened, then clamped.
+    """
     if threat.norm == "linf":
-        moved = torch.maximum(torch.minimum(moved, images + threat.epsilon), images - threat.epsilon)
-        return moved.clamp(0, 1)
-    step = moved - images
+        low, high = images - threat.epsilon, images + threat.epsilon
+        return torch.maximum(torch.minimum(moved, high), low).clamp(0, 1)
+    step: Tensor = moved - images
     length = step.flatten(1).norm(dim=1).clamp_min(1e-12)[:, None, None, None]
     # Clamping to [0, 1] moves towards images that are themselves in [0, 1]: it only shortens.
     return (images + step * (threat.epsilon / length).clamp_max(1)).clamp(0, 1)
@@ -120,10 +122,12 @@ def check_threat(
     threat: Threat,
 ) -> None:
     """Raise ThreatViolated unless ``moved`` is inside the threat, up to float rounding (1e-6)."""
+    if len(images) == 0:
+        return
     distance = distances(moved, images)[threat.norm]
     if not torch.isfinite(moved).all() or moved.min() < 0 or moved.max() > 1:
         raise ThreatViolated(f"An attack under {threat} left [0, 1]. This is a defect of the attack.")
-    if distance.numel() and distance.max() > threat.epsilon * (1 + 1e-5) + 1e-6:
+    if distance.max() > threat.epsilon * (1 + 1e-5) + 1e-6:
         raise ThreatViolated(
             f"An attack under {threat} moved an image by {distance.max():.6g}. "
             "This is a defect of the attack."

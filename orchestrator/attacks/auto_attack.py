@@ -11,12 +11,12 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from orchestrator.attacks.answer import misread
 from orchestrator.attacks.attack import Calls, Threat, project
-from orchestrator.attacks.reference import MOST_TARGETS, Standing, stages
+from orchestrator.attacks.reference import MOST_TARGETS, Stage, Standing, stages
 from orchestrator.errors import StudyError
 from orchestrator.seeds import derive_seed
 
@@ -40,8 +40,8 @@ class AutoAttackStandard:
     Args:
         steps: iterations of each gradient attack; each has one start.
         queries: forward passes Square may spend on an image.
-        batch: images attacked at a time, for memory and speed. Answers then differ by no more than
-            the model's own logits do between batch sizes.
+        batch: images attacked at a time, for memory and speed. Nothing drawn depends on it; only
+            a model that rounds differently in another batch size lets an answer depend on it.
         windows_seed: seed of the windows Square tries.
 
     Raises:
@@ -101,8 +101,7 @@ class AutoAttackStandard:
                         threat=threat,
                         seeds=[derive_seed(seeds[row], name) for row in rows.tolist()],
                     )
-                    found = project(attack(some).to(images.dtype), some.images, threat)
-                    fallen = misread(some.logits(found), some.labels)
+                    found, fallen = _strike(attack, some)
                     moved[rows[fallen]] = found[fallen]
                     standing[rows[fallen]] = False
         return moved
@@ -118,6 +117,14 @@ class AutoAttackStandard:
             forwards=looks + fab + self.queries + 1 + decisions,
             backwards=looks + targets * self.steps,
         )
+
+
+def _strike(
+    attack: Stage, some: Standing
+) -> tuple[Float[Tensor, "batch 3 height width"], Bool[Tensor, " batch"]]:
+    """What one attack made of the images, projected by us, and whether it is misread strictly."""
+    found = project(attack(some).to(some.images.dtype), some.images, some.threat)
+    return found, misread(some.logits(found), some.labels)
 
 
 def _ranking(

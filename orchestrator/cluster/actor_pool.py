@@ -12,7 +12,7 @@ import ray
 from ray.exceptions import ObjectLostError, RayActorError
 
 from orchestrator.cluster.ledger import Ledger
-from orchestrator.cluster.runner import Failed, Finished, MakeWorker, Unit, attempt
+from orchestrator.cluster.runner import BuiltOnUse, Failed, Finished, MakeWorker, Unit, attempt
 from orchestrator.cluster.session import Cluster
 
 logger = logging.getLogger(__name__)
@@ -21,19 +21,16 @@ _STARTS_LOST = 5
 
 
 class _Actor:
-    """A worker behind Ray; built on its first unit, so that its errors belong to that unit."""
+    """A worker behind Ray."""
 
     def __init__(self, make_worker: MakeWorker[Any]) -> None:
-        self.make_worker = make_worker
-        self.worker: Any = None
+        self.worker: BuiltOnUse[Any] = BuiltOnUse(make_worker)
 
     def ready(self) -> None:
         """Returns once the actor has a machine."""
 
     def run(self, unit: Any) -> Finished[Any] | Failed[Any]:
         """One unit, its exception turned into a value."""
-        if self.worker is None:
-            self.worker = self.make_worker()
         return attempt(self.worker, unit)
 
 
@@ -116,4 +113,5 @@ class _Pool(Generic[Unit]):
         elif not self.busy:
             while (waiting := self.ledger.take()) is not None:
                 self.ledger.settle(waiting)
-                yield Failed(self.units[waiting], f"no worker could be started ({kind}: {error})")
+                told = str(error).strip().splitlines()[-1]
+                yield Failed(self.units[waiting], f"no worker could be started ({kind}: {told})")

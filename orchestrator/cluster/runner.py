@@ -71,10 +71,23 @@ class LocalRunner:
         self, make_worker: MakeWorker[Unit], units: Sequence[Unit]
     ) -> Iterator[Finished[Unit] | Failed[Unit]]:
         """Units in their order."""
-        worker: Worker[Unit] | None = None
+        worker = BuiltOnUse(make_worker)
         for unit in units:
-            worker = worker or make_worker()
             yield attempt(worker, unit)
+
+
+class BuiltOnUse(Generic[Unit]):
+    """A worker built for its first unit, so that an error in building it is that unit's failure."""
+
+    def __init__(self, make_worker: MakeWorker[Unit]) -> None:
+        self.make_worker = make_worker
+        self.worker: Worker[Unit] | None = None
+
+    def run(self, unit: Unit) -> Any:
+        """The unit's account by the worker."""
+        if self.worker is None:
+            self.worker = self.make_worker()
+        return self.worker.run(unit)
 
 
 def attempt(worker: Worker[Unit], unit: Unit) -> Finished[Unit] | Failed[Unit]:

@@ -48,7 +48,8 @@ class Cluster:
 def joined(address: str = "auto") -> Iterator[Cluster]:
     """A cluster to run on: ``auto`` joins the one that runs or starts one here; ``local`` starts one.
 
-    A cluster started here listens on loopback and ends with the block; one that was joined stays.
+    A cluster started here asks for Ray's token (kept in ~/.ray) and ends with the block; one that was
+    joined stays.
     """
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
@@ -58,7 +59,6 @@ def joined(address: str = "auto") -> Iterator[Cluster]:
         logger.info("no Ray cluster is running here: starting one on this machine")
         ray.init(
             address="local",
-            _node_ip_address="127.0.0.1",
             include_dashboard=False,
             log_to_driver=False,
             logging_level=logging.ERROR,

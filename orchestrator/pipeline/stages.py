@@ -51,6 +51,7 @@ class StudyRun:
 
     def run(self) -> Ending:
         """Keys, shards, plain model, keyed models, outcomes, matrix, report."""
+        self.study.architecture.build()  # refuses here what every later stage would stumble over
         self.store.sweep()
         key_ids = ensure_keys(self.study, self.store, self.vault_uri)
         plan = make_plan(self.study, key_ids, self.store.uri, self.vault_uri)

@@ -14,6 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from orchestrator.attacks import parse_attack
+from orchestrator.attacks.answer import misread
 from orchestrator.attacks.attack import check_threat, distances, project
 from orchestrator.errors import WeightsError
 from orchestrator.models.ref import ModelRef
@@ -169,10 +170,8 @@ def predict(
     logits = model(images).float()
     if logits.isnan().any():
         raise WeightsError("A model gives logits that are not numbers. Train it again, with a lower rate.")
-    own = logits.gather(1, labels[:, None])
     others = logits.scatter(1, labels[:, None], float("-inf"))
-    highest, place = others.max(dim=1)
-    return torch.where(highest > own[:, 0], place, labels)
+    return torch.where(misread(logits, labels), others.argmax(dim=1), labels)
 
 
 def _rows(unit: WorkUnit, target: ModelRef, shard: ImageBatch, facts: dict[str, Any]) -> pa.Table:

@@ -1,0 +1,171 @@
+"""Runners: every unit ends once, done or failed, whoever dies; the same tests with and without Ray."""
+
+import os
+import signal
+import time
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from orchestrator.cluster.ledger import Ledger
+from orchestrator.cluster.runner import Failed, Finished, LocalRunner, Runner
+
+
+@dataclass(frozen=True)
+class Sum:
+    """A unit that adds up, raises or kills its worker."""
+
+    id: str
+    numbers: tuple[int, ...] = ()
+    raises: bool = False
+    deaths: int = 0
+    """How often the worker dies of it before it goes through."""
+
+
+class Adder:
+    def __init__(self, diary: str) -> None:
+        self.diary = Path(diary)
+
+    def run(self, unit: Sum) -> int:
+        with self.diary.open("a") as file:
+            file.write(f"{unit.id} {os.getpid()}\n")
+        if unit.raises:
+            raise ValueError(f"unit {unit.id} is wrong")
+        if self.diary.read_text().split().count(unit.id) <= unit.deaths:
+            os.kill(os.getpid(), signal.SIGKILL)
+        time.sleep(0.05)
+        return sum(unit.numbers)
+
+
+class Unstartable:
+    def __init__(self) -> None:
+        raise RuntimeError("no such device")
+
+    def run(self, unit: Sum) -> int:
+        return 0
+
+
+@given(
+    st.lists(st.text(min_size=1), unique=True, max_size=8),
+    st.lists(st.tuples(st.integers(0, 10), st.sampled_from(["take", "settle", "lose"])), max_size=200),
+    st.integers(1, 4),
+)
+def test_whatever_happens_every_unit_ends_once(units, events, most) -> None:
+    ledger, running, settled, failed = Ledger(units, max_attempts=most), [], [], []
+
+    def happen(kind: str, place: int) -> None:
+        if kind == "take":
+            if (unit := ledger.take()) is not None:
+                running.append(unit)
+        elif running:
+            unit = running.pop(place % len(running))
+            if kind == "settle":
+                ledger.settle(unit)
+                settled.append(unit)
+            elif not ledger.lose(unit):
+                failed.append(unit)
+
+    for place, kind in events:
+        happen(kind, place)
+    while ledger.open:
+        happen("take", 0)
+        happen("settle", 0)
+    assert sorted(settled + failed) == sorted(units)
+    assert all(ledger.attempts(unit) <= most for unit in units)
+    assert all(ledger.attempts(unit) == most for unit in failed)
+    assert ledger.pending == 0
+
+
+def test_a_ledger_refuses_what_cannot_be() -> None:
+    with pytest.raises(ValueError, match="twice"):
+        Ledger(["a", "a"])
+    with pytest.raises(ValueError, match="not running"):
+        Ledger(["a"]).settle("a")
+    with pytest.raises(ValueError, match="not running"):
+        Ledger(["a"]).lose("a")
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    from orchestrator.cluster.session import joined
+
+    with joined("local") as cluster:
+        yield cluster
+
+
+@pytest.fixture(params=["local", pytest.param("ray", marks=pytest.mark.ray)])
+def runner(request) -> Runner:
+    if request.param == "local":
+        return LocalRunner()
+    from orchestrator.cluster.actor_pool import ActorPoolRunner
+
+    return ActorPoolRunner(request.getfixturevalue("cluster"))
+
+
+def outcome(runner: Runner, units: list[Sum], tmp_path: Path, make=None) -> dict:
+    ends = list(runner.run(make or partial(Adder, str(tmp_path / "diary")), units))
+    by_id = {end.unit.id: end for end in ends}
+    assert len(ends) == len(by_id)
+    assert set(by_id) == {unit.id for unit in units}
+    return by_id
+
+
+def test_every_unit_is_finished_once(runner: Runner, tmp_path: Path) -> None:
+    ends = outcome(runner, [Sum(str(n), (n, n)) for n in range(9)], tmp_path)
+    assert {unit: end.account for unit, end in ends.items()} == {str(n): 2 * n for n in range(9)}
+    assert all(isinstance(end, Finished) and end.seconds >= 0.05 for end in ends.values())
+
+
+def test_no_units_is_no_work(runner: Runner, tmp_path: Path) -> None:
+    assert outcome(runner, [], tmp_path) == {}
+
+
+def test_an_error_fails_its_unit_once_and_the_others_go_on(runner: Runner, tmp_path: Path) -> None:
+    ends = outcome(runner, [Sum("a", (1,)), Sum("b", raises=True), Sum("c", (3,))], tmp_path)
+    assert isinstance(ends["b"], Failed)
+    assert ends["b"].reason == "ValueError: unit b is wrong"
+    assert "in run" in ends["b"].trace
+    assert (ends["a"].account, ends["c"].account) == (1, 3)
+    assert (tmp_path / "diary").read_text().split().count("b") == 1
+
+
+@pytest.mark.ray
+def test_units_of_dead_workers_are_done_by_others(cluster, tmp_path: Path) -> None:
+    from orchestrator.cluster.actor_pool import ActorPoolRunner
+
+    units = [Sum(str(n), (n,), deaths=(n == 2)) for n in range(6)] + [Sum("poison", deaths=99)]
+    ends = outcome(ActorPoolRunner(cluster, 2), units, tmp_path)
+    assert all(ends[str(n)].account == n for n in range(6))
+    assert isinstance(ends["poison"], Failed)
+    assert "its worker died 3 times" in ends["poison"].reason
+    lines = (tmp_path / "diary").read_text().split()
+    assert (lines.count("2"), lines.count("poison"), lines.count("0")) == (2, 3, 1)
+
+
+@pytest.mark.ray
+def test_a_worker_that_cannot_be_built_fails_units_and_ends(cluster, tmp_path: Path) -> None:
+    from orchestrator.cluster.actor_pool import ActorPoolRunner
+
+    ends = outcome(ActorPoolRunner(cluster, 2), [Sum("a"), Sum("b")], tmp_path, make=Unstartable)
+    assert all("no such device" in end.reason for end in ends.values())
+
+
+@pytest.mark.ray
+def test_a_board_keeps_lines_until_they_are_collected(cluster) -> None:
+    from orchestrator.cluster.board import Board
+
+    board = Board()
+    for number in range(3):
+        board.post(number)
+    collected: list[int] = []
+    for _ in range(50):
+        collected += board.collect()
+        if len(collected) == 3:
+            break
+        time.sleep(0.1)
+    assert sorted(collected) == [0, 1, 2]
+    assert board.collect() == []
+    board.close()
