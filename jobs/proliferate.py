@@ -25,7 +25,7 @@ def proliferate(command: Command) -> int:
     reporter, store = open_reporter(), command.open_store()
     with command.workplace() as workplace:
         reporter.say(f"study {command.study.name} in {store.uri}, on {workplace.description}")
-        ending = StudyRun(command.study, store, command.vault, workplace, reporter).run()
+        ending = StudyRun(command.study, store, command.vault_uri, workplace, reporter).run()
     if ending.failures:
         reporter.say(f"{len(ending.failures)} units failed; the same command tries them again")
     if ending.report:
@@ -36,8 +36,8 @@ def proliferate(command: Command) -> int:
 def show_price(command: Command) -> int:
     """Print the plan: done, pending, devices, model calls and bytes; nothing is made."""
     store = command.open_store()
-    key_ids = known_keys(command.study, command.vault)
-    plan = make_plan(command.study, key_ids, store.uri, command.vault)
+    key_ids = known_keys(command.study, command.vault_uri)
+    plan = make_plan(command.study, key_ids, store.uri, command.vault_uri)
     table = Table(title=f"{command.study.name}: what is done and what is to do")
     for heading in ("stage", "done", "pending", "devices", "forwards", "backwards", "MB to store"):
         justify = "left" if heading in ("stage", "devices") else "right"
@@ -45,7 +45,9 @@ def show_price(command: Command) -> int:
     for line in price(plan, store, command.workers_per_model):
         calls = (f"{line.forwards:,}", f"{line.backwards:,}")
         megabytes = f"{line.store_bytes / 1e6:,.1f}"
-        table.add_row(line.stage, str(line.done), str(line.pending), line.devices, *calls, megabytes)
+        table.add_row(
+            line.stage, str(line.done), str(line.pending), line.devices, *calls, megabytes
+        )
     console = Console()
     # A job log has no width of its own; a narrow guess would cut the numbers.
     console.print(table, width=None if console.is_terminal else 120)

@@ -17,6 +17,12 @@ prints that sentence and exits with status 2.
 """
 
 
+def first_line(error: BaseException, length: int = 160) -> str:
+    """What someone else's error says, in one line: its first, or its type where it says nothing."""
+    lines = str(error).strip().splitlines()
+    return lines[0][:length] if lines else type(error).__name__
+
+
 class OrchestratorError(Exception):
     """Something a person can mend; ``str(error)`` is the whole story in one or two sentences."""
 

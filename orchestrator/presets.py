@@ -104,4 +104,8 @@ def imagenet() -> Study:
     )
 
 
-PRESETS: dict[str, Callable[[], Study]] = {"digits": digits, "cifar10": cifar10, "imagenet": imagenet}
+PRESETS: dict[str, Callable[[], Study]] = {
+    "digits": digits,
+    "cifar10": cifar10,
+    "imagenet": imagenet,
+}

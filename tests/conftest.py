@@ -10,6 +10,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["PYTHONPATH"] = str(Path(__file__).parent)
 
 import pytest
+
 from orchestrator.cluster.workplace import LocalWorkplace
 from orchestrator.pipeline.progress import PlainReporter
 from orchestrator.pipeline.stages import StudyRun

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from orchestrator.cluster.ledger import Ledger
 from orchestrator.cluster.runner import Failed, Finished, LocalRunner, Runner
 
@@ -50,7 +51,9 @@ class Unstartable:
 
 @given(
     st.lists(st.text(min_size=1), unique=True, max_size=8),
-    st.lists(st.tuples(st.integers(0, 10), st.sampled_from(["take", "settle", "lose"])), max_size=200),
+    st.lists(
+        st.tuples(st.integers(0, 10), st.sampled_from(["take", "settle", "lose"])), max_size=200
+    ),
     st.integers(1, 4),
 )
 def test_whatever_happens_every_unit_ends_once(units, events, most) -> None:

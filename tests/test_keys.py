@@ -13,6 +13,7 @@ import cloudpickle
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from orchestrator.errors import VaultError
 from orchestrator.keys.permutation import draw_permutation
 from orchestrator.keys.secret import SecretKey
@@ -31,9 +32,18 @@ def test_permutations_are_the_published_test_vectors() -> None:
     assert ZERO.key_id == "k-10265d5b40f6"
     assert draw_permutation(COUNTING, 12) == (5, 4, 6, 8, 10, 9, 1, 11, 7, 2, 3, 0)
     assert draw_permutation(ZERO, 12) == (3, 6, 10, 1, 5, 11, 0, 7, 8, 2, 9, 4)
-    assert digest(draw_permutation(COUNTING, 48)) == "e56af0c7d0ac47718b18dcbcaa3ef9ef02e0d0a2b315d91789b45d7d9e4f9750"
-    assert digest(draw_permutation(COUNTING, 192)) == "d6416fc2097eed6bddaec73ce2b3558eea4ee221309c5dfc28db17fbddbe07c3"
-    assert digest(draw_permutation(COUNTING, 768)) == "9666b076a6df8251560cd0acb7d4eeadb3edd69dfecae4e6cac582034ddea180"
+    assert (
+        digest(draw_permutation(COUNTING, 48))
+        == "e56af0c7d0ac47718b18dcbcaa3ef9ef02e0d0a2b315d91789b45d7d9e4f9750"
+    )
+    assert (
+        digest(draw_permutation(COUNTING, 192))
+        == "d6416fc2097eed6bddaec73ce2b3558eea4ee221309c5dfc28db17fbddbe07c3"
+    )
+    assert (
+        digest(draw_permutation(COUNTING, 768))
+        == "9666b076a6df8251560cd0acb7d4eeadb3edd69dfecae4e6cac582034ddea180"
+    )
 
 
 @given(st.binary(min_size=32, max_size=32), st.integers(1, 200))
@@ -52,7 +62,10 @@ def test_every_permutation_of_four_is_equally_likely() -> None:
 
 def test_neighbouring_keys_and_sizes_give_unrelated_permutations() -> None:
     flipped = SecretKey(bytes([1]) + bytes(31))
-    same = sum(a == b for a, b in zip(draw_permutation(ZERO, 768), draw_permutation(flipped, 768), strict=True))
+    same = sum(
+        a == b
+        for a, b in zip(draw_permutation(ZERO, 768), draw_permutation(flipped, 768), strict=True)
+    )
     assert same < 10
     assert draw_permutation(ZERO, 13)[:12] != draw_permutation(ZERO, 12)
 
@@ -105,6 +118,13 @@ def test_a_key_others_may_read_is_refused(vault: str) -> None:
     (key_id,) = FileVault(Path(vault)).ensure("study", 1)
     Path(vault, "study", "00000.key").chmod(0o644)
     with pytest.raises(VaultError, match="readable by others"):
+        FileVault(Path(vault)).open("study", 0, key_id)
+
+
+def test_a_vault_others_may_write_is_refused(vault: str) -> None:
+    (key_id,) = FileVault(Path(vault)).ensure("study", 1)
+    Path(vault).chmod(0o777)
+    with pytest.raises(VaultError, match="written by others"):
         FileVault(Path(vault)).open("study", 0, key_id)
 
 

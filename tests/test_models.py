@@ -1,11 +1,14 @@
 """Keyed models: the transform is the paper's, folding changes nothing, adapters are complete."""
 
+import pickle
+
 import numpy as np
 import pytest
 import safetensors.torch
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from orchestrator.errors import StudyError, WeightsError
 from orchestrator.keys.permutation import draw_permutation
 from orchestrator.keys.secret import SecretKey
@@ -69,10 +72,14 @@ def test_an_image_the_blocks_do_not_tile_is_refused() -> None:
 
 @pytest.mark.parametrize("block_size", [2, 4, 8])
 @pytest.mark.parametrize("channels_differ", [False, True])
-def test_a_folded_model_is_the_explicit_one_in_float64(block_size: int, channels_differ: bool) -> None:
+def test_a_folded_model_is_the_explicit_one_in_float64(
+    block_size: int, channels_differ: bool
+) -> None:
     mean, std = ((0.4, 0.5, 0.6), (0.2, 0.3, 0.25)) if channels_differ else (None, None)
     backbone = SMALL.build().double().eval()
-    explicit = KeyedModel(backbone, BlockShuffle.from_key(KEY, block_size), mean=mean, std=std).double()
+    explicit = KeyedModel(
+        backbone, BlockShuffle.from_key(KEY, block_size), mean=mean, std=std
+    ).double()
     images = torch.rand(4, 3, 32, 32, dtype=torch.float64)
     before = explicit(images).detach()
     after = fold(explicit).double()(images).detach()
@@ -103,6 +110,8 @@ def test_neither_order_nor_key_is_in_a_state_dict() -> None:
     model = KeyedModel(SMALL.build(), BlockShuffle.from_key(KEY, 8))
     assert set(model.state_dict()) == {f"backbone.{name}" for name in model.backbone.state_dict()}
     assert "order" not in repr(model.shuffle)
+    with pytest.raises(TypeError, match="as secret as its key"):
+        pickle.dumps(model.shuffle)
 
 
 def test_lora_on_vit_b_16_trains_the_papers_number_of_parameters() -> None:
@@ -146,7 +155,9 @@ def test_a_stored_model_loads_as_it_was_trained(
     save_model(store, ref, trained, {})
     loaded = load_model(store, ref, SMALL, keys)
     assert (loaded(images) - expected).abs().max() < 1e-4
-    assert store.record(ref.address).provenance["form"] == ("folded" if block_size == 4 else "explicit")
+    assert store.record(ref.address).provenance["form"] == (
+        "folded" if block_size == 4 else "explicit"
+    )
     assert not loaded.training
     assert not any(parameter.requires_grad for parameter in loaded.parameters())
 
@@ -162,7 +173,13 @@ def test_a_folded_model_loads_without_its_vault(store: LocalStore, vault: str) -
 
 def test_weights_of_another_architecture_are_told() -> None:
     other = Architecture(
-        name="vit_tiny_patch16_224", image_size=32, classes=5, patch_size=8, width=24, depth=2, heads=3
+        name="vit_tiny_patch16_224",
+        image_size=32,
+        classes=5,
+        patch_size=8,
+        width=24,
+        depth=2,
+        heads=3,
     )
     with pytest.raises(WeightsError, match=r"another architecture.*blocks\.0"):
         load_plain(SMALL.build(), other.build().state_dict(), "weights.safetensors")
@@ -170,7 +187,13 @@ def test_weights_of_another_architecture_are_told() -> None:
 
 def test_a_head_of_another_size_stays_fresh_and_is_named() -> None:
     wide = Architecture(
-        name="vit_tiny_patch16_224", image_size=32, classes=9, patch_size=8, width=48, depth=2, heads=3
+        name="vit_tiny_patch16_224",
+        image_size=32,
+        classes=9,
+        patch_size=8,
+        width=48,
+        depth=2,
+        heads=3,
     )
     assert load_plain(SMALL.build(), wide.build().state_dict(), "x") == ["head.bias", "head.weight"]
 

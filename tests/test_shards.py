@@ -9,11 +9,19 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from PIL import Image
+
 from orchestrator.errors import DamagedArtifact, DataError
-from orchestrator.shards.shard import IMAGES_FILE, Shard, plan_shards, read_encoded, read_pixels, write_shard
+from orchestrator.shards.shard import (
+    IMAGES_FILE,
+    Shard,
+    plan_shards,
+    read_encoded,
+    read_pixels,
+    write_shard,
+)
 from orchestrator.shards.sources import Item, open_source
 from orchestrator.store.artifacts import LocalStore
-from PIL import Image
 
 SETTINGS = {
     "classes": 3,
@@ -70,7 +78,9 @@ def test_a_folder_and_a_parquet_file_of_the_same_images_give_the_same_pixels(
             for shard in shards:
                 assert write_shard(store, shard) == ()
                 batch = read_pixels(store, shard.address)
-                pixels += [p.numpy().tobytes() + bytes([int(y)]) for p, y in zip(*batch[1:], strict=True)]
+                pixels += [
+                    p.numpy().tobytes() + bytes([int(y)]) for p, y in zip(*batch[1:], strict=True)
+                ]
                 store.delete(shard.address)
             seen[kind, split] = sorted(pixels)
     assert seen["folder", "train"] == seen["parquet", "train"]
@@ -97,14 +107,19 @@ def test_encoded_shards_keep_the_bytes_as_they_were(store: LocalStore, tmp_path:
     assert images.labels == (0, 1, 2)
 
 
-def test_a_corrupt_image_among_many_is_left_out_and_named(store: LocalStore, tmp_path: Path) -> None:
+def test_a_corrupt_image_among_many_is_left_out_and_named(
+    store: LocalStore, tmp_path: Path
+) -> None:
     write_folder(tmp_path)
     (tmp_path / "train/bee/1.png").write_bytes(b"not an image")
     (tmp_path / "train/bee/4.png").write_bytes(picture(4)[:60])
     shards = plan_shards(str(tmp_path), "train", **{**SETTINGS, "rows": 6})
     assert write_shard(store, shards[0]) == ("train/bee/1.png", "train/bee/4.png")
     assert len(read_pixels(store, shards[0].address).names) == 4
-    assert store.record(shards[0].address).provenance["left_out"] == ["train/bee/1.png", "train/bee/4.png"]
+    assert store.record(shards[0].address).provenance["left_out"] == [
+        "train/bee/1.png",
+        "train/bee/4.png",
+    ]
 
 
 def test_an_image_bomb_is_left_out(store: LocalStore, tmp_path: Path) -> None:
@@ -151,7 +166,9 @@ def test_parquet_without_the_columns_is_told(tmp_path: Path) -> None:
 
 
 def test_a_limit_is_spread_over_the_split() -> None:
-    (shard,) = plan_shards("digits", "train", **{**SETTINGS, "classes": 10, "limit": 10, "rows": 10})
+    (shard,) = plan_shards(
+        "digits", "train", **{**SETTINGS, "classes": 10, "limit": 10, "rows": 10}
+    )
     rows = [item.row for item in shard.items]
     assert len(rows) == 10
     assert rows[-1] > 1400

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from orchestrator.errors import DamagedArtifact, NotCommitted, StaleArtifact, StoreError
 from orchestrator.store.artifacts import LocalStore, open_store
 from orchestrator.store.files import list_files, read_file
@@ -94,7 +95,9 @@ def test_a_poisoned_record_is_damage_and_never_a_crash(content: bytes) -> None:
         ArtifactRecord.from_json(content, "a/b")
 
 
-@pytest.mark.parametrize("change", [{"recipe": {"epochs": 4}}, {"files": 7}, {"format": 2}, {"digest": ""}])
+@pytest.mark.parametrize(
+    "change", [{"recipe": {"epochs": 4}}, {"files": 7}, {"format": 2}, {"digest": ""}]
+)
 def test_a_record_that_contradicts_itself_is_damage(change) -> None:
     record = ArtifactRecord(recipe={"epochs": 3}, files={})
     value = json.loads(record.to_json()) | change

@@ -9,18 +9,24 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import safetensors.torch
+
 from conftest import run_locally, small_study
+from jobs.proliferate import proliferate
 from orchestrator.errors import StudyError, ThreatError
 from orchestrator.pipeline.command import main, parse
 from orchestrator.presets import PRESETS, digits, imagenet
 from orchestrator.store.artifacts import LocalStore
 
-from jobs.proliferate import proliferate
-
-SHORT = (
-    "--base.epochs=1 --recipe.epochs=1 --n-keys=2 --train-images=128 --eval-images=40 "
-    "--shard-rows=20 --attacks apgd-ce:steps=3"
-).split()
+SHORT = [
+    "--base.epochs=1",
+    "--recipe.epochs=1",
+    "--n-keys=2",
+    "--train-images=128",
+    "--eval-images=40",
+    "--shard-rows=20",
+    "--attacks",
+    "apgd-ce:steps=3",
+]
 
 
 @pytest.fixture
@@ -95,6 +101,9 @@ def test_a_vault_inside_the_store_is_refused(job, tmp_path: Path) -> None:
     assert status == 2
     assert "inside one another" in error
     assert not (tmp_path / "store").exists()
+    (tmp_path / "detour").symlink_to(tmp_path / "store")
+    for vault in (tmp_path / "store/vault", tmp_path / "x/../store/vault", tmp_path / "detour/v"):
+        assert job("--vault", str(vault))[0] == 2
 
 
 def test_a_store_that_cannot_be_written_is_told(job, tmp_path: Path) -> None:
@@ -107,7 +116,12 @@ def test_a_store_that_cannot_be_written_is_told(job, tmp_path: Path) -> None:
 def test_a_rerun_with_other_settings_is_refused_and_loses_nothing(job, tmp_path: Path) -> None:
     assert job()[0] == 0
     before = files_of(tmp_path)
-    for change in (["--seed", "1"], ["--recipe.epochs", "2"], ["--block-size", "4"], ["--eval-images", "30"]):
+    for change in (
+        ["--seed", "1"],
+        ["--recipe.epochs", "2"],
+        ["--block-size", "4"],
+        ["--eval-images", "30"],
+    ):
         status, _, error = job(*change)
         assert status == 2, change
         assert "Rename the study" in error, change
@@ -120,6 +134,20 @@ def test_a_rerun_with_another_vault_is_refused(job, tmp_path: Path) -> None:
     status, _, error = job("--vault", str(tmp_path / "other"))
     assert status == 2
     assert "Point --vault to the vault this study was begun with" in error
+    assert not (tmp_path / "other").exists()
+    key = tmp_path / "vault/digits/00001.key"
+    key.unlink()
+    status, _, error = job("--n-keys", "3")
+    assert status == 2
+    assert "00001" not in files_of(tmp_path / "vault/digits")
+    assert not key.exists()
+
+
+def test_equal_spellings_of_an_attack_are_one_attack(job) -> None:
+    assert job()[0] == 0
+    status, said, _ = job("--attacks", "apgd-ce:steps=3,restarts=1", "apgd-ce:steps=3")
+    assert status == 0
+    assert "attacks: 6/6 already there" in said
 
 
 def test_weights_of_another_architecture_are_refused(job, tmp_path: Path) -> None:
@@ -170,8 +198,24 @@ def test_a_dry_run_subtracts_what_is_there(job) -> None:
 
 def test_every_field_of_a_study_can_be_set_on_the_command_line() -> None:
     study = parse(
-        "--preset imagenet --n-keys 3 --lora.lora-rank 4 --architecture.image-size 384 --threats l2:3 "
-        "--attacks apgd-ce --recipe.mixup 0.5 --crop-fraction 1.0".split()
+        [
+            "--preset",
+            "imagenet",
+            "--n-keys",
+            "3",
+            "--lora.lora-rank",
+            "4",
+            "--architecture.image-size",
+            "384",
+            "--threats",
+            "l2:3",
+            "--attacks",
+            "apgd-ce",
+            "--recipe.mixup",
+            "0.5",
+            "--crop-fraction",
+            "1.0",
+        ]
     ).study
     assert (study.n_keys, study.lora.lora_rank, study.architecture.image_size) == (3, 4, 384)
     assert (study.threats, study.recipe.mixup, study.crop_fraction) == (("l2:3",), 0.5, 1.0)
@@ -216,7 +260,9 @@ def test_cifar_like_parquet_with_a_corrupt_image_is_noted_in_the_report(
         images = [picture(number, 32, 32) for number in range(count)]
         images[7] = b"corrupt"
         labels = np.arange(count) % 10
-        pq.write_table(pa.table({"image": images, "label": labels}), tmp_path / f"data/{name}.parquet")
+        pq.write_table(
+            pa.table({"image": images, "label": labels}), tmp_path / f"data/{name}.parquet"
+        )
     status, _, error = job(
         "--preset", "cifar10", "--data", str(tmp_path / "data"), "--train-images", "0",
         "--architecture.depth", "1", "--architecture.width", "24", "--base.batch-size", "32",

@@ -6,6 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
+
 from conftest import run_locally, small_study
 from orchestrator.errors import DataError, StudyError
 from orchestrator.models.stored import WEIGHTS_FILE
@@ -18,7 +20,6 @@ from orchestrator.training.finetune import EpochLine, TrainingUnit, finetune
 from orchestrator.training.place import Place
 from orchestrator.training.randomness import seeded
 from orchestrator.training.recipe import Recipe
-from PIL import Image
 
 
 class Killed(BaseException):
@@ -51,7 +52,9 @@ def weights(store: LocalStore, unit: TrainingUnit) -> bytes:
 
 
 @pytest.mark.parametrize("method", ["full", "lora"])
-def test_a_killed_training_resumes_to_the_same_bytes(tmp_path: Path, vault: str, method: str) -> None:
+def test_a_killed_training_resumes_to_the_same_bytes(
+    tmp_path: Path, vault: str, method: str
+) -> None:
     three = {"epochs": 3, "warmup_epochs": 1.0, "mixup": 0.2, "cutmix": 1.0, "drop_path": 0.1}
     recipe = replace(small_study().recipe, **three, augment="shift-flip")
     made = {}
@@ -77,7 +80,9 @@ def test_a_finished_training_is_not_done_again(store: LocalStore, vault: str) ->
     assert train(plain) == []
 
 
-def test_models_of_different_keys_differ_and_start_from_the_plain_one(store: LocalStore, vault: str) -> None:
+def test_models_of_different_keys_differ_and_start_from_the_plain_one(
+    store: LocalStore, vault: str
+) -> None:
     plain, one, two = planned(store, vault)
     for unit in (plain, one, two):
         train(unit)
@@ -100,7 +105,9 @@ def test_shares_of_a_batch_make_up_the_whole(store: LocalStore, vault: str) -> N
     recipe = replace(unit.recipe, augment="shift-flip")
     whole = next(iter(InMemoryImages(store, unit.shards, recipe, Share(), seed=5).epoch(3)))
     parts = [
-        next(iter(InMemoryImages(store, unit.shards, recipe, Share(rank=r, size=2), seed=5).epoch(3)))
+        next(
+            iter(InMemoryImages(store, unit.shards, recipe, Share(rank=r, size=2), seed=5).epoch(3))
+        )
         for r in (0, 1)
     ]
     for place in (0, 1):
@@ -115,7 +122,9 @@ def test_epochs_are_shuffled_differently_and_repeatably(store: LocalStore, vault
     assert labels[0] == labels[2] != labels[1]
 
 
-def test_streamed_images_are_augmented_the_same_by_any_loaders(tmp_path: Path, vault: str, store: LocalStore) -> None:
+def test_streamed_images_are_augmented_the_same_by_any_loaders(
+    tmp_path: Path, vault: str, store: LocalStore
+) -> None:
     for number in range(12):
         folder = tmp_path / "data" / ("train" if number < 8 else "val") / f"c{number % 2}"
         folder.mkdir(parents=True, exist_ok=True)
@@ -169,11 +178,14 @@ def test_too_few_images_for_a_batch_are_told(store: LocalStore, vault: str) -> N
 def test_a_batch_that_cannot_be_shared_is_told(store: LocalStore, vault: str) -> None:
     unit = planned(store, vault)[0]
     with pytest.raises(StudyError, match="cannot be shared by 3 workers"):
-        open_batches(store, unit.shards, unit.recipe, Share(size=3), seed=0, image_size=32, loaders=0)
+        open_batches(
+            store, unit.shards, unit.recipe, Share(size=3), seed=0, image_size=32, loaders=0
+        )
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"epochs": 0}, {"learning_rate": -1.0}, {"mixup": -0.1}, {"drop_path": 1.0}, {"lora_rank": 0}]
+    "wrong",
+    [{"epochs": 0}, {"learning_rate": -1.0}, {"mixup": -0.1}, {"drop_path": 1.0}, {"lora_rank": 0}],
 )
 def test_recipes_out_of_range_are_told(wrong: dict) -> None:
     with pytest.raises(StudyError, match=next(iter(wrong))):

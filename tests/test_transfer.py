@@ -8,8 +8,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from PIL import Image
+from torch import nn
+
 from conftest import run_locally, small_study
-from orchestrator.attacks import ATTACKS
+from orchestrator.attacks import ATTACKS, attack_settings
+from orchestrator.attacks.apgd import ApgdCe
 from orchestrator.attacks.attack import Threat
 from orchestrator.errors import StaleArtifact, ThreatViolated, WeightsError
 from orchestrator.models.ref import ModelRef
@@ -19,10 +23,8 @@ from orchestrator.store.artifacts import LocalStore
 from orchestrator.store.record import recipe_digest
 from orchestrator.transfer.matrix import Panel, TransferMatrix
 from orchestrator.transfer.outcomes import OUTCOME_SCHEMA
-from orchestrator.transfer.work import WorkUnit, plan_units, targets_of, with_targets
+from orchestrator.transfer.work import WorkUnit, plan_units, targets_of
 from orchestrator.transfer.worker import OUTCOMES_FILE, TransferWorker, predict
-from PIL import Image
-from torch import nn
 
 
 def model_ref(name: str) -> ModelRef:
@@ -79,13 +81,15 @@ def write_images(store: LocalStore, tmp_path: Path, count: int = 12) -> tuple[st
     return shard.address, recipe_digest(shard.recipe)
 
 
-def units(store: LocalStore, tmp_path: Path, names: list[str], epsilon: float = 0.2) -> list[WorkUnit]:
+def units(
+    store: LocalStore, tmp_path: Path, names: list[str], epsilon: float = 0.2
+) -> list[WorkUnit]:
     shard, digest = write_images(store, tmp_path)
     models = [model_ref(name) for name in names]
     return [
         WorkUnit(
             attack="apgd-ce-steps10",
-            settings={"spec": "apgd-ce:steps=10"},
+            settings=attack_settings(ApgdCe(steps=10)),
             threat=Threat("linf", epsilon),
             source=source,
             shard=shard,
@@ -102,12 +106,14 @@ def rates(store: LocalStore, wanted: list[WorkUnit], **options) -> dict[tuple[st
     plan = plan_units(wanted, store)
     for unit in plan.pending:
         worker.run(unit)
-    matrix = tally(store, plan_units(wanted, store).done)
+    matrix = tally(store, plan_units(wanted, store).scored)
     (panel,) = matrix.panels()
     return {pair: cell.fooling.rate for pair, cell in matrix.cells(panel).items()}
 
 
-def test_models_that_look_elsewhere_are_never_fooled_and_twins_always(store: LocalStore, tmp_path: Path) -> None:
+def test_models_that_look_elsewhere_are_never_fooled_and_twins_always(
+    store: LocalStore, tmp_path: Path
+) -> None:
     found = rates(store, units(store, tmp_path, ["plain", "k-a", "k-b", "k-c"]))
     for (source, target), rate in found.items():
         together = PARTS[source] == PARTS[target]
@@ -117,7 +123,11 @@ def test_models_that_look_elsewhere_are_never_fooled_and_twins_always(store: Loc
 
 def test_outcomes_do_not_depend_on_the_batch_or_the_models_held(tmp_path: Path) -> None:
     contents = []
-    for name, options in (("one", {"batch": 1}), ("all", {}), ("few", {"batch": 5, "keep_models": 1})):
+    for name, options in (
+        ("one", {"batch": 1}),
+        ("all", {}),
+        ("few", {"batch": 5, "keep_models": 1}),
+    ):
         store = LocalStore(tmp_path / name)
         wanted = units(store, tmp_path, ["plain", "k-a", "k-b"], epsilon=0.03)
         rates(store, wanted, **options)
@@ -138,13 +148,15 @@ def test_outcome_rows_state_facts(store: LocalStore, tmp_path: Path) -> None:
     assert all(row["source_fooled"] and row["moved"] for row in rows)
 
 
-def test_a_new_key_is_scored_without_touching_old_outcomes(store: LocalStore, tmp_path: Path) -> None:
+def test_a_new_key_is_scored_without_touching_old_outcomes(
+    store: LocalStore, tmp_path: Path
+) -> None:
     before = units(store, tmp_path, ["plain", "k-a"])
     rates(store, before)
     kept = {unit.address: store.read(unit.address, OUTCOMES_FILE) for unit in before}
     wanted = units(store, tmp_path, ["plain", "k-a", "k-b"])
     plan = plan_units(wanted, store)
-    assert {unit.address for unit in plan.done} == set(kept)
+    assert {part.address for part in plan.scored} == set(kept)
     todo = {unit.source.name: [t.name for t in unit.targets] for unit in plan.pending}
     assert todo == {"plain": ["k-b"], "k-a": ["k-b"], "k-b": ["plain", "k-a", "k-b"]}
     grown = rates(store, wanted)
@@ -166,9 +178,22 @@ def test_outcomes_of_other_models_are_stale(store: LocalStore, tmp_path: Path) -
     wanted = units(store, tmp_path, ["plain", "k-a"])
     rates(store, wanted)
     retrained = ModelRef(name="k-a", method="full", recipe={"name": "k-a", "epochs": 9})
-    changed = [with_targets(unit, (unit.targets[0], retrained)) for unit in wanted]
+    changed = [replace(unit, targets=(unit.targets[0], retrained)) for unit in wanted]
     with pytest.raises(StaleArtifact, match="outcomes/"):
-        tally(store, plan_units(changed, store).done)
+        plan_units(changed, store)
+
+
+def test_shrinking_and_growing_again_counts_every_image_once(
+    store: LocalStore, tmp_path: Path
+) -> None:
+    names = ["plain", "k-a", "k-b", "k-c"]
+    fresh = LocalStore(tmp_path / "fresh")
+    expected = rates(fresh, units(fresh, tmp_path, names))
+    for count in (2, 4, 3, 4, 1, 4):
+        found = rates(store, units(store, tmp_path, names[:count]))
+        assert found == {pair: expected[pair] for pair in found}
+        assert len(found) == count**2
+        assert all(cell.n == 12 for cell in _cells(store, None).values())
 
 
 def test_keyed_sources_are_tried_on_their_own_method_and_plain() -> None:
@@ -211,13 +236,8 @@ def test_an_attack_that_cheats_is_caught(store: LocalStore, tmp_path: Path, monk
     monkeypatch.setitem(ATTACKS, "cheat", Cheat())
     unit = units(store, tmp_path, ["plain"])[0]
     with pytest.raises(ThreatViolated):
-        TransferWorker(store.uri, load_linear).run(replace_spec(unit, "cheat"))
+        TransferWorker(store.uri, load_linear).run(replace(unit, settings={"kind": "cheat"}))
     assert not store.has(unit.address)
-
-
-def replace_spec(unit: WorkUnit, spec: str) -> WorkUnit:
-    fields = {name: getattr(unit, name) for name in WorkUnit.__dataclass_fields__}
-    return WorkUnit(**{**fields, "settings": {"spec": spec}})
 
 
 def test_growing_a_finished_study_keeps_its_cells(store: LocalStore, vault: str) -> None:
@@ -234,6 +254,9 @@ def test_growing_a_finished_study_keeps_its_cells(store: LocalStore, vault: str)
     assert run.ending.failures == []
 
 
-def _cells(store: LocalStore, panel: Panel) -> dict:
+def _cells(store: LocalStore, panel: Panel | None) -> dict:
     content = store.read("matrix", "matrix.parquet")
-    return TransferMatrix(pq.read_table(pa.BufferReader(content))).cells(panel)
+    matrix = TransferMatrix(pq.read_table(pa.BufferReader(content)))
+    return matrix.cells(
+        panel or (matrix.panels() or [Panel("full", "apgd-ce-steps10", "linf", 0.2)])[0]
+    )

@@ -1,5 +1,6 @@
 """The table of every attack by name, and how a study writes an attack down."""
 
+from collections.abc import Mapping
 from dataclasses import fields, replace
 from typing import Any
 
@@ -29,6 +30,21 @@ def parse_attack(text: str) -> tuple[str, Attack]:
     values = {field.name: getattr(attack, field.name) for field in fields(attack)}
     changed = {key: value for key, value in values.items() if value != getattr(default, key)}
     return "-".join([name, *(f"{key}{value}" for key, value in changed.items())]), attack
+
+
+def attack_settings(attack: Attack) -> dict[str, Any]:
+    """An attack as plain values: its ``kind`` (name in the table) and every setting."""
+    kind = next(name for name, row in ATTACKS.items() if type(row) is type(attack))
+    values: Any = attack
+    return {"kind": kind, **{field.name: getattr(attack, field.name) for field in fields(values)}}
+
+
+def attack_from(settings: Mapping[str, Any]) -> Attack:
+    """The attack that ``attack_settings`` wrote down."""
+    values = {name: value for name, value in settings.items() if name != "kind"}
+    row: Any = ATTACKS[settings["kind"]]
+    built: Attack = replace(row, **values)
+    return built
 
 
 def _settings(name: str, attack: Any, text: str) -> dict[str, int | float]:

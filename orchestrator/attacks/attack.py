@@ -126,7 +126,9 @@ def check_threat(
         return
     distance = distances(moved, images)[threat.norm]
     if not torch.isfinite(moved).all() or moved.min() < 0 or moved.max() > 1:
-        raise ThreatViolated(f"An attack under {threat} left [0, 1]. This is a defect of the attack.")
+        raise ThreatViolated(
+            f"An attack under {threat} left [0, 1]. This is a defect of the attack."
+        )
     if distance.max() > threat.epsilon * (1 + 1e-5) + 1e-6:
         raise ThreatViolated(
             f"An attack under {threat} moved an image by {distance.max():.6g}. "

@@ -9,11 +9,12 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Generic
 
 import ray
-from ray.exceptions import ObjectLostError, RayActorError
+from ray.exceptions import RayError, RayTaskError
 
 from orchestrator.cluster.ledger import Ledger
 from orchestrator.cluster.runner import BuiltOnUse, Failed, Finished, MakeWorker, Unit, attempt
 from orchestrator.cluster.session import Cluster
+from orchestrator.errors import first_line
 
 logger = logging.getLogger(__name__)
 # Actors in a row that may die before doing anything; more means that no worker can start at all.
@@ -81,13 +82,22 @@ class _Pool(Generic[Unit]):
         actor, unit = self.busy.pop(done)
         try:
             account = ray.get(done)
-        except (RayActorError, ObjectLostError) as error:
+        except RayTaskError as error:
+            # Not the unit's own error, which is a value: the unit or its account did not travel.
+            account = Failed(self.units[unit or ""], first_line(error))
+        except RayError as error:  # the actor died, was preempted, or was killed for its memory
             yield from self._bury(unit, error)
             return
         if unit is not None:
             self.starts_lost = 0
             self.ledger.settle(unit)
             yield account
+        if isinstance(account, Failed) and not account.worker_sound:
+            # A broken CUDA context fails whatever comes next: go on with a fresh process.
+            ray.kill(actor)
+            if self.ledger.pending:
+                self.hire()
+            return
         following = self.ledger.take()
         if following is None:
             ray.kill(actor)
@@ -113,5 +123,5 @@ class _Pool(Generic[Unit]):
         elif not self.busy:
             while (waiting := self.ledger.take()) is not None:
                 self.ledger.settle(waiting)
-                told = str(error).strip().splitlines()[-1]
-                yield Failed(self.units[waiting], f"no worker could be started ({kind}: {told})")
+                told = f"no worker could be started ({kind}: {first_line(error)})"
+                yield Failed(self.units[waiting], told)

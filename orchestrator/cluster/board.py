@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import ray
+from ray.exceptions import RayActorError
 
 
 class _Board:
@@ -32,8 +33,11 @@ class Board:
         return _Poster(self.actor)
 
     def collect(self) -> list[Any]:
-        """Lines since the last collection."""
-        lines: list[Any] = ray.get(self.actor.collect.remote())
+        """Lines since the last collection; none once the board is lost, which costs nobody's work."""
+        try:
+            lines: list[Any] = ray.get(self.actor.collect.remote())
+        except RayActorError:
+            return []
         return lines
 
     def close(self) -> None:

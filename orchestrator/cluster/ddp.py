@@ -11,7 +11,7 @@ from ray.train.torch import TorchConfig, TorchTrainer
 
 from orchestrator.cluster.runner import Failed, Finished
 from orchestrator.cluster.session import Cluster
-from orchestrator.errors import OrchestratorError
+from orchestrator.errors import OrchestratorError, first_line
 from orchestrator.store.artifacts import open_store
 from orchestrator.training.finetune import Tell, TrainingUnit, finetune
 from orchestrator.training.place import Place
@@ -80,9 +80,11 @@ def _train_pack(
         reason = trainer.fit().return_value or ""
     except Exception as error:  # Ray's own tree of errors; the unit's failure is a value
         logger.debug("training group %s ended", name, exc_info=True)
-        reason = f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"
+        reason = f"{type(error).__name__}: {first_line(error)}"
     store = open_store(units[0].store)
-    done: list[Trained] = [Finished(unit, None, 0.0) for unit in units if store.has(unit.model.address)]
+    done: list[Trained] = [
+        Finished(unit, None, 0.0) for unit in units if store.has(unit.model.address)
+    ]
     left = [unit for unit in units if not store.has(unit.model.address)]
     if left and len(units) > 1:
         # One unit's fault must not cost its neighbours: what is left runs each by itself.

@@ -10,7 +10,7 @@ from ray import tune
 from orchestrator.cluster.ddp import WORKER_LOSSES, Trained
 from orchestrator.cluster.runner import Failed, Finished
 from orchestrator.cluster.session import Cluster
-from orchestrator.errors import OrchestratorError
+from orchestrator.errors import OrchestratorError, first_line
 from orchestrator.store.artifacts import open_store
 from orchestrator.training.finetune import Tell, TrainingUnit, finetune
 from orchestrator.training.place import Place
@@ -62,5 +62,5 @@ def _trial(config: dict[str, Any], units: dict[str, TrainingUnit], tell: Tell) -
 
 def _reason(result: Any) -> str:
     if result.error is not None:
-        return f"{type(result.error).__name__}: {str(result.error).strip().splitlines()[-1]}"
+        return f"{type(result.error).__name__}: {first_line(result.error)}"
     return str((result.metrics or {}).get("refused", ""))

@@ -2,6 +2,7 @@
 
 import contextlib
 import shutil
+import tempfile
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -27,6 +28,9 @@ class RayWorkplace:
         pack: models one worker group trains in turn.
         actors: attack actors at most; 0 is one a slot.
         scratch: a folder all nodes share, for Ray's own bookkeeping; emptied after each training.
+
+    Raises:
+        StudyError: a model needs more workers than a cluster of fixed size has.
     """
 
     def __init__(
@@ -35,6 +39,11 @@ class RayWorkplace:
         self.cluster = cluster
         self.workers_per_model, self.pack, self.scratch = workers_per_model, pack, scratch
         self.pool = ActorPoolRunner(cluster, actors)
+        if cluster.fixed and workers_per_model > cluster.slots:
+            raise StudyError(
+                f"--workers-per-model is {workers_per_model}, and this machine has {cluster.slots} "
+                f"{'GPUs' if cluster.accelerated else 'cores'}. Give at most that many."
+            )
 
     @property
     def description(self) -> str:
@@ -80,12 +89,15 @@ class RayWorkplace:
     @contextlib.contextmanager
     def _scratch(self) -> Iterator[str]:
         """Ray's trial folders, gone afterwards: nothing is ever read back from them."""
-        shutil.rmtree(self.scratch, ignore_errors=True)
-        Path(self.scratch).mkdir(parents=True, mode=0o700)
+        root = Path(self.scratch)
+        root.mkdir(parents=True, mode=0o700, exist_ok=True)
+        own = tempfile.mkdtemp(dir=root)
         try:
-            yield self.scratch
+            yield own
         finally:
-            shutil.rmtree(self.scratch, ignore_errors=True)
+            shutil.rmtree(own, ignore_errors=True)
+            with contextlib.suppress(OSError):  # another driver's trial folders are still there
+                root.rmdir()
 
 
 @contextlib.contextmanager

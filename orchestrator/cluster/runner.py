@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
 
+from orchestrator.errors import OrchestratorError
 
 
 @runtime_checkable
@@ -48,6 +49,8 @@ class Failed(Generic[Unit]):
     reason: str
     """One line: the error's type and message."""
     trace: str = ""
+    worker_sound: bool = True
+    """Whether the worker may go on: its error was one of ours, told in a sentence."""
 
 
 MakeWorker = Callable[[], Worker[Unit]]
@@ -96,5 +99,6 @@ def attempt(worker: Worker[Unit], unit: Unit) -> Finished[Unit] | Failed[Unit]:
     try:
         account = worker.run(unit)
     except Exception as error:  # the one place where a unit's error is turned into a value
-        return Failed(unit, f"{type(error).__name__}: {error}", traceback.format_exc())
+        sound = isinstance(error, OrchestratorError)
+        return Failed(unit, f"{type(error).__name__}: {error}", traceback.format_exc(), sound)
     return Finished(unit, account, time.monotonic() - started)

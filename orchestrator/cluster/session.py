@@ -28,6 +28,8 @@ class Cluster:
     cpus: int
     gpus: int
     nodes: int
+    fixed: bool = False
+    """Started here for this job: it will not grow."""
 
     @property
     def accelerated(self) -> bool:
@@ -55,7 +57,8 @@ def joined(address: str = "auto") -> Iterator[Cluster]:
         os.environ.setdefault(name, value)
     import ray
 
-    if not _join(address):
+    alone = not _join(address)
+    if alone:
         logger.info("no Ray cluster is running here: starting one on this machine")
         ray.init(
             address="local",
@@ -66,7 +69,10 @@ def joined(address: str = "auto") -> Iterator[Cluster]:
     try:
         have = ray.cluster_resources()
         yield Cluster(
-            cpus=int(have.get("CPU", 0)), gpus=int(have.get("GPU", 0)), nodes=len(ray.nodes())
+            cpus=int(have.get("CPU", 0)),
+            gpus=int(have.get("GPU", 0)),
+            nodes=len(ray.nodes()),
+            fixed=alone,
         )
     finally:
         ray.shutdown()

@@ -19,6 +19,9 @@ from orchestrator.keys.secret import SecretKey
 class KeyVault(Protocol):
     """Where keys are. Opening needs the study and the slot; only ids leave the caller."""
 
+    uri: str
+    """The vault as every process of a cluster can open it, whatever its working folder."""
+
     def ensure(self, study: str, count: int) -> tuple[str, ...]:
         """Key ids of slots 0..count-1, creating the keys that do not exist yet."""
         ...
@@ -37,6 +40,7 @@ class FileVault:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self.uri = str(folder)
 
     def ensure(self, study: str, count: int) -> tuple[str, ...]:
         """Key ids of slots 0..count-1; two processes that create a slot at once get the same key."""
@@ -97,6 +101,7 @@ class FileVault:
         file = self._file(study, slot)
         try:
             mode = stat.S_IMODE(file.stat().st_mode)
+            door = stat.S_IMODE(self.folder.stat().st_mode)
             text = file.read_text("ascii").strip()
         except (OSError, UnicodeDecodeError) as error:
             reason = getattr(error, "strerror", None) or "not text"
@@ -104,6 +109,11 @@ class FileVault:
                 f"Slot {slot} of study {study} cannot be read from vault {self.folder} ({reason}). "
                 "Point --vault to the vault this study was begun with."
             ) from None
+        if door & 0o022:
+            raise VaultError(
+                f"Vault {self.folder} can be written by others (mode {door:04o}), who could put keys of "
+                "their own there. Run chmod 700 on it, and check what it holds."
+            )
         if mode & 0o077:
             raise VaultError(
                 f"Key file {file} is readable by others (mode {mode:04o}). "

@@ -10,7 +10,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from orchestrator.errors import StudyError, WeightsError
+from orchestrator.errors import StudyError, WeightsError, first_line
 
 StateDict = Mapping[str, Tensor]
 
@@ -57,7 +57,7 @@ class Architecture:
             )
         except (RuntimeError, TypeError, ValueError, AssertionError, OSError) as error:
             raise StudyError(
-                f"timm cannot build {self.name} ({_first_line(error)}). See timm.list_models('vit*'), "
+                f"timm cannot build {self.name} ({first_line(error)}). See timm.list_models('vit*'), "
                 "or give local weights with --weights."
             ) from None
         _patch_projection(backbone, self.name)
@@ -101,7 +101,7 @@ def parse_weights(content: bytes, origin: str) -> dict[str, Tensor]:
         return dict(safetensors.torch.load(content))
     except (SafetensorError, ValueError, KeyError, TypeError) as error:
         raise WeightsError(
-            f"{origin} is not a safetensors file ({_first_line(error)}). Convert it with "
+            f"{origin} is not a safetensors file ({first_line(error)}). Convert it with "
             "safetensors.torch.save_file; pickled checkpoints are never opened."
         ) from None
 
@@ -115,7 +115,9 @@ def load_plain(backbone: nn.Module, state: StateDict, origin: str) -> list[str]:
     own = backbone.state_dict()
     heads = {"head.weight", "head.bias"}
     fresh = sorted(
-        name for name in heads & own.keys() if name not in state or state[name].shape != own[name].shape
+        name
+        for name in heads & own.keys()
+        if name not in state or state[name].shape != own[name].shape
     )
     wrong = [
         f"{name} {tuple(state[name].shape) if name in state else 'absent'} against {tuple(own[name].shape)}"
@@ -133,7 +135,3 @@ def load_plain(backbone: nn.Module, state: StateDict, origin: str) -> list[str]:
         for name in own.keys() - set(fresh):
             own[name].copy_(state[name])
     return fresh
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0][:160] if str(error).strip() else type(error).__name__

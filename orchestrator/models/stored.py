@@ -6,7 +6,7 @@ from typing import Any
 
 import safetensors.torch
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from orchestrator.keys.vault import open_vault
 from orchestrator.models.backbone import Architecture, load_plain, parse_weights, patch_size_of
@@ -82,7 +82,7 @@ def load_model(
         DamagedArtifact: the stored bytes changed.
         VaultError: its key cannot be folded and the vault does not have it.
     """
-    record = store.record(ref.address, ref.recipe)
+    store.record(ref.address, ref.recipe)
     state = parse_weights(store.read(ref.address, WEIGHTS_FILE), ref.address)
     backbone = architecture.build()
     if ref.method == "lora":
@@ -91,13 +91,16 @@ def load_model(
         merge_adapter(backbone, state)
     else:
         load_plain(backbone, state, ref.address)
-    form = record.provenance["form"]
-    if form == "folded":
-        model = as_folded(backbone)
-    else:
-        block_size = ref.recipe.get("block_size", 0)
-        model = KeyedModel(backbone, keys.shuffle(ref, block_size))
-    return freeze(model)
+    return freeze(_behind_its_key(backbone, ref, keys))
+
+
+def _behind_its_key(backbone: nn.Module, ref: ModelRef, keys: KeyAccess) -> KeyedModel:
+    if ref.method == "plain":
+        return KeyedModel(backbone)
+    block_size = int(ref.recipe["block_size"])
+    if patch_size_of(backbone) % block_size == 0:
+        return as_folded(backbone)
+    return KeyedModel(backbone, keys.shuffle(ref, block_size))
 
 
 def freeze(model: KeyedModel) -> KeyedModel:

@@ -6,6 +6,7 @@ Model" (arXiv 2311.16577), section III; flatten order row, column, channel as in
 """
 
 from dataclasses import dataclass
+from typing import NoReturn
 
 import torch
 from jaxtyping import Float, Int
@@ -74,10 +75,17 @@ class BlockShuffle:
             raise StudyError(f"Blocks of {size} px do not tile images of {height}x{width} px.")
         rows, columns = height // size, width // size
         blocks = images.reshape(batch, CHANNELS, rows, size, columns, size)
-        blocks = blocks.permute(0, 2, 4, 3, 5, 1)  # batch, block row, block column, row, column, channel
+        blocks = blocks.permute(
+            0, 2, 4, 3, 5, 1
+        )  # batch, block row, block column, row, column, channel
         blocks = blocks.reshape(batch, rows, columns, -1)[..., order]
         blocks = blocks.reshape(batch, rows, columns, size, size, CHANNELS)
         return blocks.permute(0, 5, 1, 3, 2, 4).reshape(batch, CHANNELS, height, width)
 
     def __repr__(self) -> str:
         return f"BlockShuffle(block_size={self.block_size})"
+
+    def __reduce_ex__(self, protocol: object) -> NoReturn:
+        raise TypeError(
+            "A BlockShuffle is as secret as its key: pass the key id, open the vault there."
+        )

@@ -13,6 +13,7 @@ import tyro
 
 from orchestrator.cluster.workplace import LocalWorkplace, Workplace
 from orchestrator.errors import OrchestratorError, StudyError
+from orchestrator.keys.vault import open_vault
 from orchestrator.presets import PRESETS
 from orchestrator.store.artifacts import ArtifactStore, open_store
 from orchestrator.study import Study
@@ -49,6 +50,11 @@ class Command:
             if getattr(self, name) < least:
                 flag = name.replace("_", "-")
                 raise StudyError(f"--{flag} is {getattr(self, name)}. Give at least {least}.")
+
+    @property
+    def vault_uri(self) -> str:
+        """The vault, named so that workers find it from their own folders."""
+        return open_vault(self.vault).uri
 
     def open_store(self) -> ArtifactStore:
         """The study's own part of the store."""

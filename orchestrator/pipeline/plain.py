@@ -24,14 +24,16 @@ def import_plain(study: Study, ref: ModelRef, store: ArtifactStore, reporter: Re
         StudyError: timm cannot fetch or build the model.
     """
     reporter.say(f"plain model: taking weights from {study.weights}")
-    fresh: list[str] = []
+    # Seeded, because a head of another size keeps the values it is built with.
+    with seeded(derive_seed(study.seed, "model", ref.label, "weights")):
+        backbone = study.architecture.build(pretrained=study.weights == PRETRAINED)
     if study.weights == PRETRAINED:
-        backbone = study.architecture.build(pretrained=True)
+        known = backbone.pretrained_cfg["num_classes"]  # type: ignore[index]
+        fresh = [] if known == study.architecture.classes else ["head.weight", "head.bias"]
     else:
-        # Seeded, because a head of another size keeps the values it is built with.
-        with seeded(derive_seed(study.seed, "model", ref.label, "weights")):
-            backbone = study.architecture.build()
-        fresh = load_plain(backbone, parse_weights(_read(study.weights), study.weights), study.weights)
+        fresh = load_plain(
+            backbone, parse_weights(_read(study.weights), study.weights), study.weights
+        )
     if fresh:
         reporter.say(f"plain model: {', '.join(fresh)} had another size and start at random")
     model = KeyedModel(backbone)

@@ -1,10 +1,10 @@
 """Plan: every artifact a study needs, known before any is made; what is recorded is not made again."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
-from orchestrator.attacks.attack import Attack
+from orchestrator.attacks import attack_settings
 from orchestrator.models.ref import PLAIN, Method, ModelRef
 from orchestrator.models.stored import KeyAccess
 from orchestrator.seeds import derive_seed
@@ -76,9 +76,8 @@ def make_plan(study: Study, key_ids: Sequence[str], store_uri: str, vault_uri: s
 
 def _shards(study: Study, split: Split) -> tuple[Shard, ...]:
     training = split == "train"
-    recipes = [study.recipe_of(method) for method in study.methods]
-    recipes += [] if study.weights else [study.base]
-    streamed = {recipe.augment == "inception" for recipe in recipes}
+    # Whatever methods this run trains, so that a later run of the study finds the same shards.
+    recipes = [study.recipe, study.lora, *([] if study.weights else [study.base])]
     return tuple(
         plan_shards(
             study.data,
@@ -88,7 +87,7 @@ def _shards(study: Study, split: Split) -> tuple[Shard, ...]:
             limit=study.train_images if training else study.eval_images,
             image_size=study.architecture.image_size,
             crop_fraction=study.crop_fraction,
-            encoded=training and streamed == {True},
+            encoded=training and any(r.augment == "inception" for r in recipes),
         )
     )
 
@@ -132,13 +131,13 @@ def _training(
 def _work_units(
     study: Study, models: Sequence[ModelRef], shards: Sequence[Shard]
 ) -> tuple[WorkUnit, ...]:
-    attacks = {name: _settings(spec, study) for spec, name in _attack_names(study)}
+    attacks = study.parsed_attacks()
     digests = {shard.address: recipe_digest(shard.recipe) for shard in shards}
     # By source first: a worker that stays with one source loads it once.
     return tuple(
         WorkUnit(
             attack=name,
-            settings=settings,
+            settings=attack_settings(attack),
             threat=threat,
             source=source,
             shard=address,
@@ -147,16 +146,7 @@ def _work_units(
             seed=study.seed,
         )
         for source in models
-        for name, settings in attacks.items()
+        for name, attack in attacks.items()
         for threat in study.parsed_threats()
         for address, digest in digests.items()
     )
-
-
-def _attack_names(study: Study) -> list[tuple[str, str]]:
-    return list(zip(dict.fromkeys(study.attacks), study.parsed_attacks(), strict=True))
-
-
-def _settings(spec: str, study: Study) -> dict[str, Any]:
-    attack: Attack = dict(zip(study.attacks, study.parsed_attacks().values(), strict=True))[spec]
-    return {"spec": spec, **asdict(attack)}  # type: ignore[call-overload]  # every attack is a dataclass

@@ -106,7 +106,7 @@ def _attack_line(plan: Plan, units: UnitPlan) -> PriceLine:
     forwards += sum(images[shard] for shard, _ in read_clean)
     return PriceLine(
         stage="attacks",
-        done=len(units.done),
+        done=len(units.scored),
         pending=len(units.pending),
         devices=f"{len(units.pending)} × 1 GPU" if units.pending else "",
         forwards=forwards,

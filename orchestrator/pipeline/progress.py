@@ -6,8 +6,14 @@ from contextlib import contextmanager
 from typing import Protocol, runtime_checkable
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.progress import TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 _LINE_SECONDS = 5.0
 
@@ -44,7 +50,9 @@ _StageContext = object
 class PlainReporter:
     """Timestamped lines, at most one every five seconds inside a stage, and one as it ends."""
 
-    def __init__(self, write: Callable[[str], None], clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self, write: Callable[[str], None], clock: Callable[[], float] = time.time
+    ) -> None:
         self.write, self.clock = write, clock
 
     def say(self, text: str) -> None:
@@ -83,7 +91,9 @@ class _PlainStage:
             return
         self.last = now
         made = self.done - self.begun_at
-        left = f", {(now - self.began) / made * (self.total - self.done):.0f} s left" if made else ""
+        left = (
+            f", {(now - self.began) / made * (self.total - self.done):.0f} s left" if made else ""
+        )
         self.reporter.say(f"{self.name}: {self.done}/{self.total}{left}: {told}")
 
 
@@ -109,7 +119,9 @@ class RichReporter:
             TextColumn("[dim]{task.fields[told]}"),
         )
         with Progress(*columns, console=self.console) as bars:
-            bar = bars.add_task(name, total=total, completed=done, told="already there" if done == total else "")
+            bar = bars.add_task(
+                name, total=total, completed=done, told="already there" if done == total else ""
+            )
             yield _RichStage(bars, bar)
 
 

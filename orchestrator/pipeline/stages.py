@@ -13,13 +13,14 @@ from orchestrator.models.stored import KeyAccess, load_model
 from orchestrator.pipeline.plain import import_plain
 from orchestrator.pipeline.plan import Plan, make_plan
 from orchestrator.pipeline.progress import Reporter
-from orchestrator.pipeline.roster import ensure_keys
+from orchestrator.pipeline.roster import check_apart, ensure_keys
 from orchestrator.pipeline.tally import tally
 from orchestrator.pipeline.write_up import write_up
 from orchestrator.shards.shard import Shard, ShardWorker
 from orchestrator.store.artifacts import ArtifactStore
 from orchestrator.store.record import ArtifactRecord
 from orchestrator.study import Study
+from orchestrator.training.checkpoint import drop_checkpoints
 from orchestrator.training.finetune import EpochLine, TrainingUnit
 from orchestrator.transfer.matrix import TransferMatrix
 from orchestrator.transfer.work import WorkUnit, plan_units
@@ -52,10 +53,11 @@ class StudyRun:
     def run(self) -> Ending:
         """Keys, shards, plain model, keyed models, outcomes, matrix, report."""
         self.study.architecture.build()  # refuses here what every later stage would stumble over
+        check_apart(self.store.uri, self.vault_uri)
         self.store.sweep()
+        self._begin()
         key_ids = ensure_keys(self.study, self.store, self.vault_uri)
         plan = make_plan(self.study, key_ids, self.store.uri, self.vault_uri)
-        self._begin()
         self._cut_shards(plan.shards)
         models = self._make_models(plan)
         if not models:
@@ -80,12 +82,16 @@ class StudyRun:
             run = LocalRunner().run if few else self.workplace.work
             for account in run(worker, pending):
                 if isinstance(account, Failed):
-                    raise StudyError(f"Shard {account.unit.address} cannot be made: {account.reason}")
+                    raise StudyError(
+                        f"Shard {account.unit.address} cannot be made: {account.reason}"
+                    )
                 stage.advance(account.unit.address)
 
     def _make_models(self, plan: Plan) -> list[ModelRef]:
         """The models that exist afterwards: plain and keyed; empty if there is no plain model."""
-        if self.study.weights and not self._is_there(plan.plain.model.address, plan.plain.model.recipe):
+        if self.study.weights and not self._is_there(
+            plan.plain.model.address, plan.plain.model.recipe
+        ):
             import_plain(self.study, plan.plain.model, self.store, self.reporter)
         self._train("plain model", [plan.plain])
         if not self.store.has(plan.plain.model.address):
@@ -97,6 +103,9 @@ class StudyRun:
 
     def _train(self, name: str, units: Sequence[TrainingUnit]) -> None:
         pending = [u for u in units if not self._is_there(u.model.address, u.model.recipe)]
+        for unit in units:
+            if unit not in pending:  # its driver may have been killed before it tidied up
+                drop_checkpoints(self.store, unit.model)
         with self.reporter.stage(name, len(units), len(units) - len(pending)) as stage:
             if not pending:
                 return
@@ -115,14 +124,14 @@ class StudyRun:
         access = KeyAccess(vault=self.vault_uri, study=self.study.name)
         load = functools.partial(load_model, architecture=self.study.architecture, keys=access)
         worker = functools.partial(TransferWorker, self.store.uri, load)
-        total = len(plan.done) + len(plan.pending)
-        with self.reporter.stage("attacks", total, len(plan.done)) as stage:
+        total = len(plan.scored) + len(plan.pending)
+        with self.reporter.stage("attacks", total, len(plan.scored)) as stage:
             for account in self.workplace.work(worker, plan.pending) if plan.pending else ():
                 if isinstance(account, Failed):
                     self._fail(account)
                 else:
                     stage.advance(_told(account))
-        return tally(self.store, plan_units(wanted, self.store).done)
+        return tally(self.store, plan_units(wanted, self.store).scored)
 
     def _fail(self, account: Failed[Any]) -> None:
         self.ending.failures.append(account)

@@ -82,10 +82,7 @@ def printable_settings(plan: Plan) -> dict[str, str]:
         "attacks": " ".join(study.attacks),
         "threats": " ".join(map(str, study.parsed_threats())),
         "seed": str(study.seed),
-        **{
-            f"epochs ({method})": str(study.recipe_of(method).epochs)
-            for method in study.methods
-        },
+        **{f"epochs ({method})": str(study.recipe_of(method).epochs) for method in study.methods},
     }
 
 

@@ -86,8 +86,8 @@ def write_shard(store: ArtifactStore, shard: Shard) -> tuple[str, ...]:
     for raw in open_source(shard.data).read(shard.items):
         try:
             image = decode(raw)
-            content = raw.encoded if shard.encoded else canonical_pixels(image, shard).tobytes()
-            kept.append((raw.name, raw.label, content))
+            pixels = canonical_pixels(image, shard.image_size, shard.crop_fraction)
+            kept.append((raw.name, raw.label, raw.encoded if shard.encoded else pixels.tobytes()))
         except DataError:
             left_out.append(raw.name)
     table = _table(kept, shard)
@@ -128,16 +128,19 @@ def decode(raw: RawImage) -> Image.Image:
     try:
         with Image.open(io.BytesIO(raw.encoded)) as image:
             if image.width * image.height > MAX_PIXELS:
-                raise DataError(f"{raw.name} has {image.width}x{image.height} pixels, more than allowed.")
+                raise DataError(
+                    f"{raw.name} has {image.width}x{image.height} pixels, more than allowed."
+                )
             return image.convert("RGB")
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise DataError(f"{raw.name} is not a readable image ({type(error).__name__}).") from None
 
 
-def canonical_pixels(image: Image.Image, shard: Shard) -> UInt8[np.ndarray, "3 size size"]:
+def canonical_pixels(
+    image: Image.Image, size: int, crop_fraction: float
+) -> UInt8[np.ndarray, "3 size size"]:
     """Resize the shorter side bicubically, crop the centre: the pixels that are classified and attacked."""
-    size = shard.image_size
-    scale = size / shard.crop_fraction / min(image.size)
+    scale = size / crop_fraction / min(image.size)
     width, height = (max(size, round(side * scale)) for side in image.size)
     resized = image.resize((width, height), Image.Resampling.BICUBIC)
     left, top = (width - size) // 2, (height - size) // 2
@@ -167,11 +170,14 @@ def _read_table(store: ArtifactStore, address: str) -> pa.Table:
 
 
 def read_pixels(store: ArtifactStore, address: str) -> ImageBatch:
-    """A shard of final pixels as tensors."""
-    table = _read_table(store, address)
-    kind = table.schema.field("content").type
-    size = round((kind.byte_width / 3) ** 0.5)
-    flat = np.frombuffer(b"".join(table["content"].to_pylist()), np.uint8)
+    """A shard as final pixels; one that kept original bytes is decoded and cropped as others were."""
+    table, recipe = _read_table(store, address), store.record(address).recipe
+    size, contents = recipe["image_size"], table["content"].to_pylist()
+    if recipe["encoded"]:
+        raws = zip(table["image"].to_pylist(), contents, table["label"].to_pylist(), strict=True)
+        crop = (size, recipe["crop_fraction"])
+        contents = [canonical_pixels(decode(RawImage(*raw)), *crop).tobytes() for raw in raws]
+    flat = np.frombuffer(b"".join(contents), np.uint8)
     return ImageBatch(
         names=tuple(table["image"].to_pylist()),
         pixels=torch.from_numpy(flat.reshape(-1, 3, size, size).copy()),

@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from orchestrator.errors import DataError
+from orchestrator.errors import DataError, first_line
 from orchestrator.store.files import list_files, open_file, read_file
 
 Split = Literal["train", "eval"]
@@ -103,7 +103,9 @@ class ParquetFiles:
         for file, run in itertools.groupby(items, key=lambda item: item.file):
             with open_file(f"{self.root}/{file}") as opened, self._told(file):
                 parquet = pq.ParquetFile(opened)
-                rows = [parquet.metadata.row_group(g).num_rows for g in range(parquet.num_row_groups)]
+                rows = [
+                    parquet.metadata.row_group(g).num_rows for g in range(parquet.num_row_groups)
+                ]
                 ends = list(itertools.accumulate(rows))
                 group, column = -1, None
                 for item in run:
@@ -119,7 +121,9 @@ class ParquetFiles:
         with open_file(f"{self.root}/{file}") as opened, self._told(file):
             labels = pq.read_table(opened, columns=["label"])["label"]
         if not pa.types.is_integer(labels.type) or labels.null_count:
-            raise DataError(f"{self.root}/{file} has labels that are not whole numbers ({labels.type}).")
+            raise DataError(
+                f"{self.root}/{file} has labels that are not whole numbers ({labels.type})."
+            )
         return labels.to_pylist()  # type: ignore[no-any-return]
 
     @contextlib.contextmanager
@@ -129,7 +133,7 @@ class ParquetFiles:
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError, KeyError, OSError) as error:
             raise DataError(
                 f"{self.root}/{file} cannot be read as parquet with columns image and label "
-                f"({str(error).splitlines()[0][:120]})."
+                f"({first_line(error)})."
             ) from None
 
 

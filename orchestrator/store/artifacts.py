@@ -1,5 +1,6 @@
 """ArtifactStore: a folder of artifacts; an artifact exists when its record does, and that is written last."""
 
+import contextlib
 import errno
 import os
 import shutil
@@ -133,11 +134,14 @@ class LocalStore:
 
     def sweep(self, older_than_seconds: float = 86_400) -> int:
         """Remove drafts of writers that were killed; those younger may still be being written."""
-        limit = time.time() - older_than_seconds
-        old = [path for path in self.root.glob(f"{_DRAFTS}/*") if path.stat().st_mtime < limit]
-        for path in old:
-            shutil.rmtree(path, ignore_errors=True)
-        return len(old)
+        limit, swept = time.time() - older_than_seconds, 0
+        for path in self.root.glob(f"{_DRAFTS}/*"):
+            # A live writer may rename its draft into place between the listing and the look.
+            with contextlib.suppress(FileNotFoundError):
+                if path.stat().st_mtime < limit:
+                    shutil.rmtree(path, ignore_errors=True)
+                    swept += 1
+        return swept
 
     def _draft(self) -> Path:
         drafts = self.root / _DRAFTS

@@ -17,8 +17,8 @@ from orchestrator.seeds import derive_seed
 from orchestrator.shards.shard import EncodedImages, decode, read_encoded, read_pixels
 from orchestrator.shards.sources import RawImage
 from orchestrator.store.artifacts import ArtifactStore, open_store
-from orchestrator.training.recipe import Recipe
 from orchestrator.training.randomness import seeded
+from orchestrator.training.recipe import Recipe
 
 Batch = tuple[Float[Tensor, "batch 3 height width"], Int[Tensor, " batch"]]
 # Shards whose images are shuffled together when they do not all fit in memory.
@@ -76,21 +76,33 @@ class InMemoryImages:
     """Final pixels, decoded once and kept as uint8; augmentation works on whole batches."""
 
     def __init__(
-        self, store: ArtifactStore, shards: Sequence[str], recipe: Recipe, share: Share, *, seed: int
+        self,
+        store: ArtifactStore,
+        shards: Sequence[str],
+        recipe: Recipe,
+        share: Share,
+        *,
+        seed: int,
     ) -> None:
         parts = [read_pixels(store, address) for address in shards]
-        self.pixels: UInt8[Tensor, "images 3 size size"] = torch.cat([part.pixels for part in parts])
+        self.pixels: UInt8[Tensor, "images 3 size size"] = torch.cat(
+            [part.pixels for part in parts]
+        )
         self.labels: Int[Tensor, " images"] = torch.cat([part.labels for part in parts])
         self.recipe, self.share, self.seed = recipe, share, seed
         self.steps = whole_batches(len(self.labels), recipe.batch_size)
 
     def epoch(self, epoch: int) -> Iterator[Batch]:
         """This worker's rows of every global batch."""
-        order = torch.from_numpy(_shuffled(len(self.labels), derive_seed(self.seed, "order", epoch)))
+        order = torch.from_numpy(
+            _shuffled(len(self.labels), derive_seed(self.seed, "order", epoch))
+        )
         for step in range(self.steps):
             rows = order[step * self.recipe.batch_size : (step + 1) * self.recipe.batch_size]
             images = self.pixels[rows].float() / 255
-            images = augment(images, self.recipe.augment, derive_seed(self.seed, "augment", epoch, step))
+            images = augment(
+                images, self.recipe.augment, derive_seed(self.seed, "augment", epoch, step)
+            )
             mine = slice(self.share.rank, None, self.share.size)
             yield images[mine], self.labels[rows][mine]
 
@@ -111,7 +123,12 @@ def augment(
     padded = torch.nn.functional.pad(images, (reach,) * 4)
     places = torch.arange(size)
     rows, columns = (shifts[0] + places)[:, None, :, None], (shifts[1] + places)[:, None, None, :]
-    return padded[torch.arange(batch)[:, None, None, None], torch.arange(3)[None, :, None, None], rows, columns]
+    return padded[
+        torch.arange(batch)[:, None, None, None],
+        torch.arange(3)[None, :, None, None],
+        rows,
+        columns,
+    ]
 
 
 class StreamedImages:
@@ -142,7 +159,9 @@ class StreamedImages:
             order[step * size + self.share.rank : (step + 1) * size : self.share.size]
             for step in range(self.steps)
         ]
-        for images, labels in DataLoader(self.dataset, batch_sampler=mine, num_workers=self.loaders):
+        for images, labels in DataLoader(
+            self.dataset, batch_sampler=mine, num_workers=self.loaders
+        ):
             yield images, labels
 
     def _order(self, epoch: int) -> list[tuple[int, int]]:

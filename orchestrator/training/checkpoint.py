@@ -50,7 +50,7 @@ def save_checkpoint(
             state[f"optimizer.{place}.{name}"] = value
     content = safetensors.torch.save({n: t.cpu().contiguous() for n, t in state.items()})
     record = ArtifactRecord(
-        recipe={"model": model.digest, "epochs_done": progress.epochs_done},
+        recipe={**model.recipe, "epochs_done": progress.epochs_done},
         files={_STATE_FILE: FileEntry.of(content)},
         provenance={"seconds": progress.seconds},
     )
@@ -61,17 +61,29 @@ def save_checkpoint(
             store.delete(older)
 
 
-def load_checkpoint(
-    store: ArtifactStore, model: ModelRef, network: nn.Module, optimizer: Optimizer
-) -> Progress:
-    """Continue from the last committed epoch of this very recipe; Progress() where there is none."""
+def last_checkpoint(store: ArtifactStore, model: ModelRef) -> int:
+    """Epochs done at the last committed checkpoint of a model; 0 where there is none."""
     addresses = list(store.addresses(_prefix(model)))
-    if not addresses:
+    return int(addresses[-1].rsplit("/", 1)[1]) if addresses else 0
+
+
+def load_checkpoint(
+    store: ArtifactStore,
+    model: ModelRef,
+    network: nn.Module,
+    optimizer: Optimizer,
+    epochs_done: int,
+) -> Progress:
+    """Continue from the checkpoint after that many epochs of this very recipe; from the start at 0.
+
+    Raises:
+        StaleArtifact: the checkpoint was made by another recipe.
+    """
+    if not epochs_done:
         return Progress()
-    epochs_done = int(addresses[-1].rsplit("/", 1)[1])
-    expect = {"model": model.digest, "epochs_done": epochs_done}
-    record = store.record(addresses[-1], expect)
-    state = parse_weights(store.read(addresses[-1], _STATE_FILE), addresses[-1])
+    address = f"{_prefix(model)}/{epochs_done:05d}"
+    record = store.record(address, {**model.recipe, "epochs_done": epochs_done})
+    state = parse_weights(store.read(address, _STATE_FILE), address)
     with torch.no_grad():
         for name, parameter in network.named_parameters():
             if parameter.requires_grad:

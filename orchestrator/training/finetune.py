@@ -24,6 +24,7 @@ from orchestrator.training.batches import Batch, Batches, open_batches
 from orchestrator.training.checkpoint import (
     Progress,
     drop_checkpoints,
+    last_checkpoint,
     load_checkpoint,
     save_checkpoint,
 )
@@ -69,8 +70,9 @@ Tell = Callable[[EpochLine], None]
 def finetune(unit: TrainingUnit, place: Place, tell: Tell) -> None:
     """Train one model to the end and commit it; continues from its last checkpoint; no-op when done.
 
-    Called by every process of a group, with the same unit. The result depends on the unit and, up to
-    rounding, not on the number of processes.
+    Called by every process of a group, with the same unit. The same unit and number of processes give
+    the same weights on the same kind of device. Another number of processes gives them up to rounding;
+    with mixup, CutMix, drop path or dropout, whose draws are made per process, up to those draws.
 
     Raises:
         StudyError: the loss is no longer finite.
@@ -81,7 +83,8 @@ def finetune(unit: TrainingUnit, place: Place, tell: Tell) -> None:
         return
     model = build_trainable(unit, store).to(place.device)
     optimizer = _optimizer(model, unit)
-    progress = load_checkpoint(store, unit.model, model, optimizer)
+    epochs_done = place.agree(last_checkpoint(store, unit.model))
+    progress = load_checkpoint(store, unit.model, model, optimizer, epochs_done)
     batches = open_batches(
         store,
         unit.shards,
@@ -109,7 +112,10 @@ def build_trainable(unit: TrainingUnit, store: ArtifactStore) -> KeyedModel:
         if unit.model.method == "lora":
             recipe = unit.recipe
             backbone = add_lora(
-                backbone, rank=recipe.lora_rank, alpha=recipe.lora_alpha, dropout=recipe.lora_dropout
+                backbone,
+                rank=recipe.lora_rank,
+                alpha=recipe.lora_alpha,
+                dropout=recipe.lora_dropout,
             )
     return KeyedModel(backbone, unit.keys.shuffle(unit.model, unit.block_size))
 
@@ -160,11 +166,11 @@ def _train(
             schedule.step_update(epoch * batches.steps + number)
             seed = derive_seed(unit.seed, "step", epoch, number, place.rank)
             losses.append(step(batch, seed))
-        loss = float(torch.stack(losses).mean())
+        loss = place.mean(float(torch.stack(losses).mean()))
         if not loss < float("inf"):
             raise StudyError(
                 f"{unit.id} diverged in epoch {epoch + 1} (loss {loss}). "
-                "Lower --recipe.learning-rate or set --recipe.clip-norm."
+                "Lower the learning rate or set the clip norm of its recipe."
             )
         seconds = time.monotonic() - started
         progress = Progress(epochs_done=epoch + 1, seconds=progress.seconds + seconds)

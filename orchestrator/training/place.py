@@ -1,5 +1,6 @@
 """Place: which process of a training group this is, and where it computes; knows torch, not Ray."""
 
+import os
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -22,15 +23,20 @@ class Place:
     """Processes that decode streamed images; 0 decodes in this one."""
 
     @classmethod
-    def here(cls, loaders: int = 0) -> "Place":
-        """Rank and size of the initialised process group (1 without one), and this process's device."""
+    def here(cls) -> "Place":
+        """Rank and size of the initialised process group (1 without one), and this process's device.
+
+        A GPU gets up to eight processes that decode for it; a core decodes for itself.
+        """
         grouped = distributed.is_available() and distributed.is_initialized()
-        device = torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else None
+        device = (
+            torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else None
+        )
         return cls(
             rank=distributed.get_rank() if grouped else 0,
             size=distributed.get_world_size() if grouped else 1,
             device=device or torch.device("cpu"),
-            loaders=loaders,
+            loaders=min(8, (os.cpu_count() or 2) - 1) if device else 0,
         )
 
     @property
@@ -45,6 +51,14 @@ class Place:
         box = [value]
         distributed.broadcast_object_list(box, src=0)
         return box[0]
+
+    def mean(self, value: float) -> float:
+        """The mean of a number over all ranks, the same on each; a nan on one is a nan on all."""
+        if self.size == 1:
+            return value
+        total = torch.tensor(value, dtype=torch.float64, device=self.device)
+        distributed.all_reduce(total)
+        return float(total) / self.size
 
     def wrap(self, model: nn.Module) -> nn.Module:
         """The model with gradients averaged over the group."""

@@ -15,11 +15,11 @@ def seeded(seed: int, *, cuda: bool = False) -> Iterator[None]:
     timm's mixup and augmentation and torch's dropout draw from these; seeding each step by its own
     number makes training resumable at any epoch with the same result.
     """
-    python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002 - timm's own source
+    python, numpy = random.getstate(), np.random.get_state()
     devices = [torch.cuda.current_device()] if cuda else []
     with torch.random.fork_rng(devices=devices):
         random.seed(seed)
-        np.random.seed(seed % 2**32)  # noqa: NPY002
+        np.random.seed(seed % 2**32)
         torch.random.default_generator.manual_seed(seed)
         if cuda:
             torch.cuda.manual_seed(seed)
@@ -27,4 +27,4 @@ def seeded(seed: int, *, cuda: bool = False) -> Iterator[None]:
             yield
         finally:
             random.setstate(python)
-            np.random.set_state(numpy)  # noqa: NPY002
+            np.random.set_state(numpy)

@@ -45,13 +45,24 @@ class Recipe:
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "learning_rate", "lora_rank"):
             if getattr(self, name) <= 0:
-                raise StudyError(f"Recipe has {name} {getattr(self, name)}. Give a positive number.")
-        for name in ("weight_decay", "warmup_epochs", "clip_norm", "mixup", "cutmix", "layer_decay"):
+                raise StudyError(
+                    f"Recipe has {name} {getattr(self, name)}. Give a positive number."
+                )
+        for name in (
+            "weight_decay",
+            "warmup_epochs",
+            "clip_norm",
+            "mixup",
+            "cutmix",
+            "layer_decay",
+        ):
             if getattr(self, name) < 0:
                 raise StudyError(f"Recipe has {name} {getattr(self, name)}. Give 0 or more.")
         for name in ("label_smoothing", "drop_path", "lora_dropout"):
             if not 0 <= getattr(self, name) < 1:
-                raise StudyError(f"Recipe has {name} {getattr(self, name)}. Give 0 or more, below 1.")
+                raise StudyError(
+                    f"Recipe has {name} {getattr(self, name)}. Give 0 or more, below 1."
+                )
 
     def identity(self, method: str) -> dict[str, Any]:
         """What enters the identity of a model trained by ``method``: LoRA's options for LoRA alone."""

@@ -148,7 +148,7 @@ def _count(table: pa.Table) -> pa.Table:
     }
     for name, mask in facts.items():
         table = table.append_column(name, pc.cast(mask, pa.int64()))
-    grouped = table.group_by(CELL).aggregate([(name, "sum") for name in facts] + [([], "count_all")])
-    return grouped.rename_columns(
-        {f"{name}_sum": name for name in facts} | {"count_all": "n"}
+    grouped = table.group_by(CELL).aggregate(
+        [(name, "sum") for name in facts] + [([], "count_all")]
     )
+    return grouped.rename_columns({f"{name}_sum": name for name in facts} | {"count_all": "n"})

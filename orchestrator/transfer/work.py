@@ -1,14 +1,14 @@
 """WorkUnit: one source, one shard, one attack under one threat, tried on all targets; and their plan."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
 from orchestrator.attacks.attack import Threat
 from orchestrator.models.ref import ModelRef
-from orchestrator.store.artifacts import ArtifactStore
-from orchestrator.store.record import recipe_digest
+from orchestrator.store.artifacts import ArtifactStore, stale
+from orchestrator.store.record import ArtifactRecord, recipe_digest
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,10 +60,25 @@ class WorkUnit:
 
 
 @dataclass(frozen=True)
-class UnitPlan:
-    """The units whose outcomes fill the matrix: those recorded, and those to do."""
+class Scored:
+    """Recorded outcomes of a wanted unit, and those of their targets that count."""
 
-    done: tuple[WorkUnit, ...]
+    address: str
+    record: ArtifactRecord
+    targets: frozenset[str]
+    """Labels of targets; each target of a unit counts from one address only."""
+
+    @property
+    def whole(self) -> bool:
+        """Whether every recorded target counts."""
+        return self.targets == frozenset(self.record.recipe["targets"])
+
+
+@dataclass(frozen=True)
+class UnitPlan:
+    """The outcomes that fill the matrix: those recorded, and the units that are left to do."""
+
+    scored: tuple[Scored, ...]
     pending: tuple[WorkUnit, ...]
 
 
@@ -78,39 +93,39 @@ def plan_units(wanted: Iterable[WorkUnit], store: ArtifactStore) -> UnitPlan:
     """Split what is wanted into what is recorded and what is left.
 
     A study that grew by some keys finds outcomes of its old targets under the same prefix; only the
-    new targets are then left to score. One listing answers for all units that did not grow.
+    new targets are then left to score. Where recorded sets of targets overlap, each target counts
+    from the first address that has it.
+
+    Raises:
+        StaleArtifact: recorded outcomes were made with other models, images or settings.
     """
-    recorded = set(store.addresses("outcomes"))
     by_prefix: dict[str, list[str]] = {}
-    for address in sorted(recorded):
+    for address in store.addresses("outcomes"):
         by_prefix.setdefault(address.rsplit("/", 1)[0], []).append(address)
-    done: list[WorkUnit] = []
+    scored: list[Scored] = []
     pending: list[WorkUnit] = []
     for unit in wanted:
-        if unit.address in recorded:
-            done.append(unit)
-            continue
-        covered = [_narrowed(unit, store, address) for address in by_prefix.get(unit.prefix, [])]
-        parts = [part for part in covered if part.targets]
-        done += parts
-        known = {target.label for part in parts for target in part.targets}
-        left = tuple(target for target in unit.targets if target.label not in known)
+        left = {target.label: target for target in unit.targets}
+        # The unit's own address first: where nothing grew, it has everything.
+        for address in sorted(by_prefix.get(unit.prefix, []), key=lambda a: (a != unit.address, a)):
+            if not left:
+                break
+            record = _checked(unit, store, address)
+            found = left.keys() & record.recipe["targets"].keys()
+            if found:
+                scored.append(Scored(address, record, frozenset(found)))
+                left = {label: target for label, target in left.items() if label not in found}
         if left:
-            pending.append(with_targets(unit, left))
-    return UnitPlan(tuple(done), tuple(pending))
+            pending.append(replace(unit, targets=tuple(left.values())))
+    return UnitPlan(tuple(scored), tuple(pending))
 
 
-def with_targets(unit: WorkUnit, targets: tuple[ModelRef, ...]) -> WorkUnit:
-    """The same attack on fewer targets."""
-    fields = {name: getattr(unit, name) for name in WorkUnit.__dataclass_fields__}
-    return WorkUnit(**{**fields, "targets": targets})
-
-
-def _narrowed(unit: WorkUnit, store: ArtifactStore, address: str) -> WorkUnit:
-    """The unit as it was recorded at an address, or with no targets where they are not all wanted."""
-    recorded = store.record(address).recipe["targets"]
-    wanted = {target.label: target for target in unit.targets}
-    if not set(recorded) <= set(wanted):
-        return with_targets(unit, ())
-    # The recorded order is the json's, sorted; the address was made from the unit's own order.
-    return with_targets(unit, tuple(target for label, target in wanted.items() if label in recorded))
+def _checked(unit: WorkUnit, store: ArtifactStore, address: str) -> ArtifactRecord:
+    """The record, if it is of this unit's attack, source and shard, and of the same targets."""
+    record = store.record(address)
+    wanted = unit.recipe["targets"]
+    targets = {label: wanted.get(label, made) for label, made in record.recipe["targets"].items()}
+    expect = {**unit.recipe, "targets": targets}
+    if record.digest != recipe_digest(expect):
+        raise stale(address, record, expect)
+    return record

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from orchestrator.attacks import parse_attack
+from orchestrator.attacks import attack_from
 from orchestrator.attacks.answer import misread
 from orchestrator.attacks.attack import check_threat, distances, project
 from orchestrator.errors import WeightsError
@@ -93,7 +93,7 @@ class TransferWorker:
         images: Float[Tensor, "images 3 size size"],
         labels: Int[Tensor, " images"],
     ) -> Float[Tensor, "images 3 size size"]:
-        _, attack = parse_attack(unit.settings["spec"])
+        attack = attack_from(unit.settings)
         source = self._model(unit.source)
         # One seed an image: its answer is the same in any batch, order or shard, on any worker.
         stream = (unit.attack, str(unit.threat), unit.source.label)
@@ -169,7 +169,9 @@ def predict(
     """
     logits = model(images).float()
     if logits.isnan().any():
-        raise WeightsError("A model gives logits that are not numbers. Train it again, with a lower rate.")
+        raise WeightsError(
+            "A model gives logits that are not numbers. Train it again, with a lower rate."
+        )
     others = logits.scatter(1, labels[:, None], float("-inf"))
     return torch.where(misread(logits, labels), others.argmax(dim=1), labels)
 

@@ -1,0 +1,265 @@
+"""The main job on a real local Ray: whatever is killed, the same command ends in the same matrix.
+
+One undisturbed run is the reference. It is also searched for every key: raw, hex, base64 and as the
+permutation it stands for, in the store, the log and everything Ray wrote.
+"""
+
+import base64
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pyarrow.parquet as pq
+import pytest
+
+from orchestrator.keys.permutation import draw_permutation
+from orchestrator.keys.secret import SecretKey
+
+pytestmark = pytest.mark.ray
+ROOT = Path(__file__).parent.parent
+STUDY = [
+    "--ray",
+    "local",
+    "--method",
+    "both",
+    "--n-keys",
+    "2",
+    "--workers-per-model",
+    "2",
+    "--train-images",
+    "512",
+    "--eval-images",
+    "80",
+    "--shard-rows",
+    "20",
+    "--base.epochs",
+    "25",
+    "--recipe.epochs",
+    "10",
+    "--lora.epochs",
+    "12",
+    "--attacks",
+    "apgd-ce:steps=40",
+]
+PATIENCE_SECONDS = 240
+
+
+@dataclass
+class Job:
+    """One study in one store; started and killed as an operator would."""
+
+    store: Path
+    vault: Path
+    ray: Path
+    process: subprocess.Popen | None = None
+
+    def start(self) -> "Job":
+        arguments = ["--store", str(self.store), "--vault", str(self.vault), *STUDY]
+        environment = {
+            **{n: v for n, v in os.environ.items() if n not in ("OMP_NUM_THREADS", "PYTHONPATH")},
+            "RAY_TMPDIR": str(self.ray),
+            "HOME": str(self.ray),
+        }
+        with self.log.open("a") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, str(ROOT / "jobs/proliferate.py"), *arguments],
+                stdout=log,
+                stderr=log,
+                env=environment,
+                cwd=ROOT,
+            )
+        return self
+
+    @property
+    def log(self) -> Path:
+        return self.ray / "job.log"
+
+    @property
+    def study(self) -> Path:
+        return self.store / "digits"
+
+    def records(self, place: str) -> set[Path]:
+        return set((self.study / place).rglob("record.json"))
+
+    def wait_for(self, what: str, happened: Callable[[], object]) -> None:
+        """Wait until something happened, while the job runs."""
+        until = time.monotonic() + PATIENCE_SECONDS
+        while not happened():
+            assert self.process.poll() is None, f"ended before {what}:\n{self.log.read_text()}"
+            assert time.monotonic() < until, f"no {what}:\n{self.log.read_text()}"
+            time.sleep(0.02)
+
+    def kill(self) -> None:
+        """End the driver the hard way; its own Ray must end with it."""
+        # Ray's two agents notice by themselves, after a minute if they were still starting.
+        family = [process for process in self.family() if "Agent" not in process.name()]
+        self.process.send_signal(signal.SIGKILL)
+        self.process.wait()
+        _, alive = psutil.wait_procs(family, timeout=60)
+        assert not alive, f"outlived their driver: {[process.name() for process in alive]}"
+
+    def family(self) -> list[psutil.Process]:
+        return psutil.Process(self.process.pid).children(recursive=True)
+
+    def kill_worker(self, title: str) -> None:
+        """End one Ray worker whose process title matches, the hard way."""
+        for process in self.family():
+            try:
+                if re.search(title, " ".join(process.cmdline())):
+                    process.kill()
+                    return
+            except psutil.NoSuchProcess:
+                continue
+        titles = [" ".join(p.cmdline())[:60] for p in self.family()]
+        pytest.fail(f"no worker is called {title}: {titles}")
+
+    def finish(self) -> str:
+        """Wait for a good end; what the job said."""
+        status = self.process.wait(timeout=PATIENCE_SECONDS)
+        said = self.log.read_text()
+        assert status == 0, said
+        return said
+
+    def matrix(self) -> bytes:
+        return (self.study / "matrix/matrix.parquet").read_bytes()
+
+
+@pytest.fixture(scope="module")
+def folder() -> Iterator[Path]:
+    # Short on purpose: Ray's sockets live below it, and a socket's path has 107 characters at most.
+    path = Path(tempfile.mkdtemp(prefix="mk-", dir="/tmp"))
+    yield path
+    shutil.rmtree(path, ignore_errors=True)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(folder: Path) -> Job:
+    job = Job(folder / "a", folder / "vault", folder / "ra")
+    job.ray.mkdir()
+    job.start().finish()
+    return job
+
+
+@pytest.fixture
+def job(folder: Path, undisturbed: Job, request) -> Iterator[Job]:
+    """The same study with the same keys in a store of its own."""
+    name = request.node.name[5:12]
+    job = Job(folder / name, undisturbed.vault, folder / f"r{name}")
+    job.ray.mkdir()
+    yield job
+    if job.process.poll() is None:
+        job.process.kill()
+
+
+def test_the_undisturbed_study_separates_own_keys_from_others(undisturbed: Job) -> None:
+    table = pq.read_table(undisturbed.study / "matrix/matrix.parquet").to_pylist()
+    assert {row["method"] for row in table} == {"plain", "full", "lora"}
+    assert len(table) == 1 + 8 + 8
+    assert all(row["n"] == 80 for row in table)
+    own = [row for row in table if row["source"] == row["target"]]
+    assert all(row["fooled"] >= 0.9 * row["eligible"] for row in own)
+    assert (undisturbed.study / "report/index.html").is_file()
+    assert list((undisturbed.study / "checkpoints").rglob("*.safetensors")) == []
+    assert not (undisturbed.study / ".ray").exists()
+
+
+def test_a_killed_driver_is_resumed_to_the_same_bytes(job: Job, undisturbed: Job) -> None:
+    kept: dict[Path, int] = {}
+
+    def keep(place: str) -> None:
+        kept.update({path: path.stat().st_mtime_ns for path in job.records(place)})
+
+    job.start()
+    job.wait_for("shards", lambda: job.records("shards"))
+    job.kill()
+    keep("shards")
+    job.start()
+    job.wait_for("a keyed model under way", lambda: job.records("checkpoints/"))
+    job.kill()
+    keep("models")
+    job.start()
+    job.wait_for("some outcomes", lambda: len(job.records("outcomes")) > 3)
+    job.kill()
+    keep("models")
+    keep("outcomes")
+    job.start().finish()
+    assert job.matrix() == undisturbed.matrix()
+    assert len(kept) > 10
+    redone = [path for path, modified in kept.items() if path.stat().st_mtime_ns != modified]
+    assert redone == []
+
+
+def test_killed_workers_of_every_kind_cost_nothing_but_time(job: Job, undisturbed: Job) -> None:
+    job.start()
+    job.wait_for("a full model under way", lambda: list(job.study.glob("checkpoints/*.full/*")))
+    job.kill_worker("ray::.*TrainWorker")
+    job.wait_for("a LoRA model under way", lambda: list(job.study.glob("checkpoints/*.lora/*")))
+    job.kill_worker("ray::.*(ImplicitFunc|_trial|partial)")
+    job.wait_for("outcomes", lambda: len(job.records("outcomes")) > 1)
+    job.kill_worker("ray::_Actor")
+    said = job.finish()
+    assert "an actor died" in said
+    assert job.matrix() == undisturbed.matrix()
+
+
+def appearances(key: SecretKey) -> dict[str, bytes]:
+    """How a key could appear in a file."""
+    secret = key.reveal()
+    found = {
+        "raw": secret,
+        "hex": secret.hex().encode(),
+        "HEX": secret.hex().upper().encode(),
+        "base64": base64.b64encode(secret).rstrip(b"="),
+        "base64 url": base64.urlsafe_b64encode(secret).rstrip(b"="),
+    }
+    start = draw_permutation(key, 3 * 8 * 8)[:10]
+    for mark in (", ", ",", " "):
+        found[f"permutation by {mark!r}"] = mark.join(map(str, start)).encode()
+    for kind in (np.uint8, np.int16, np.int32, np.int64, np.float32):
+        found[f"permutation in {kind.__name__}"] = np.array(start, kind).tobytes()
+    return found
+
+
+def leaks(root: Path, keys: list[SecretKey]) -> list[str]:
+    """Files below ``root`` in which a key appears; parquet is searched unpacked."""
+    forms = [(key.key_id, form, text) for key in keys for form, text in appearances(key).items()]
+    found = []
+    for path in root.rglob("*"):
+        if not path.is_file() or path.is_symlink():
+            continue
+        content = path.read_bytes()
+        if path.suffix == ".parquet":
+            content += b"".join(
+                buffer.to_pybytes()
+                for column in pq.read_table(path).columns
+                for chunk in column.chunks
+                for buffer in chunk.buffers()
+                if buffer
+            )
+        found += [f"{path}: {name} as {form}" for name, form, text in forms if text in content]
+    return found
+
+
+def test_no_key_appears_anywhere_but_in_the_vault(undisturbed: Job, tmp_path: Path) -> None:
+    files = sorted((undisturbed.vault / "digits").glob("*.key"))
+    keys = [SecretKey(bytes.fromhex(file.read_text())) for file in files]
+    assert len(keys) == 2
+    # The search finds what there is to find: the vault itself, and every form planted on purpose.
+    assert len(leaks(undisturbed.vault, keys)) == 2
+    for number, text in enumerate(appearances(keys[0]).values()):
+        (tmp_path / str(number)).write_bytes(b"before" + text + b"after")
+    planted = leaks(tmp_path, keys[:1])
+    assert {line.split(":")[0] for line in planted} == {str(path) for path in tmp_path.iterdir()}
+    assert any(path.name.startswith("session_") for path in undisturbed.ray.rglob("session_*"))
+    assert leaks(undisturbed.store, keys) == []
+    assert leaks(undisturbed.ray, keys) == []
