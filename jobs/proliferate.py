@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from orchestrator.pipeline.command import Command, main
-from orchestrator.pipeline.plan import make_plan
+from orchestrator.pipeline.plan import make_plan, plan_images
 from orchestrator.pipeline.price import price
 from orchestrator.pipeline.progress import open_reporter
 from orchestrator.pipeline.roster import known_keys
@@ -37,17 +37,16 @@ def show_price(command: Command) -> int:
     """Print the plan: done, pending, devices, model calls and bytes; nothing is made."""
     store = command.open_store()
     key_ids = known_keys(command.study, command.vault_uri)
-    plan = make_plan(command.study, key_ids, store.uri, command.vault_uri)
+    images = plan_images(command.study)
+    plan = make_plan(command.study, images, key_ids, store.uri, command.vault_uri)
     table = Table(title=f"{command.study.name}: what is done and what is to do")
     for heading in ("stage", "done", "pending", "devices", "forwards", "backwards", "MB to store"):
-        justify = "left" if heading in ("stage", "devices") else "right"
-        table.add_column(heading, justify=justify, no_wrap=True)
+        words = heading in ("stage", "devices")
+        table.add_column(heading, justify="left" if words else "right", no_wrap=True)
     for line in price(plan, store, command.workers_per_model):
         calls = (f"{line.forwards:,}", f"{line.backwards:,}")
         megabytes = f"{line.store_bytes / 1e6:,.1f}"
-        table.add_row(
-            line.stage, str(line.done), str(line.pending), line.devices, *calls, megabytes
-        )
+        table.add_row(line.stage, str(line.done), str(line.pending), line.devices, *calls, megabytes)
     console = Console()
     # A job log has no width of its own; a narrow guess would cut the numbers.
     console.print(table, width=None if console.is_terminal else 120)

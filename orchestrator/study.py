@@ -66,13 +66,9 @@ class Study:
                 f"divides {size}, e.g. {_divisors(size)}."
             )
         if not self.name or "/" in self.name or self.name.startswith("."):
-            raise StudyError(
-                f"Study name {self.name!r} cannot be a folder's name. Choose another --name."
-            )
+            raise StudyError(f"Study name {self.name!r} cannot be a folder's name. Choose another --name.")
         if not self.attacks or not self.threats:
-            raise StudyError(
-                "A study needs at least one attack and one threat (--attacks, --threats)."
-            )
+            raise StudyError("A study needs at least one attack and one threat (--attacks, --threats).")
         if not (self.parsed_attacks() and self.parsed_threats()):
             raise StudyError("A study needs at least one attack and one threat.")
 
@@ -86,9 +82,7 @@ class Study:
                 flag = name.replace("_", "-")
                 raise StudyError(f"--{flag} is {getattr(self, name)}. Give 0 (all) or more.")
         if not 0 < self.crop_fraction <= 1:
-            raise StudyError(
-                f"--crop-fraction is {self.crop_fraction:g}. Give more than 0, at most 1."
-            )
+            raise StudyError(f"--crop-fraction is {self.crop_fraction:g}. Give more than 0, at most 1.")
 
     @property
     def methods(self) -> tuple[Method, ...]:
@@ -111,7 +105,6 @@ class Study:
         """Settings every artifact of a begun study shares; keys, attacks and threats may be added."""
         return {
             "architecture": self.architecture.recipe(),
-            "weights": self.weights,
             "block_size": self.block_size,
             "seed": self.seed,
         }

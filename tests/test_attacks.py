@@ -197,9 +197,7 @@ def test_model_images_and_process_are_left_as_they_were(attack):
     model[3].register_forward_hook(lambda *_: seen.append(1))
     images.requires_grad_()
     weights = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    flags = [
-        (p.requires_grad, p.grad if p.grad is None else p.grad.clone()) for p in _params(model)
-    ]
+    flags = [(p.requires_grad, p.grad if p.grad is None else p.grad.clone()) for p in _params(model)]
     hooks = [dict(m._forward_hooks) for m in model.modules()]
     training = [m.training for m in model.modules()]
     states, settings = random_states(), repr(attack)
@@ -402,9 +400,7 @@ def test_apgd_answers_the_highest_loss_among_the_misread_it_visited(threat, rest
     assert len(torch.cat([shown[0, :1], shown[0, 8::8]]).unique(dim=0)) == restarts
     outcomes = set()
     for row, label in enumerate(labels):
-        losses = nn.functional.cross_entropy(
-            answered[row], label.expand(8 * restarts), reduction="none"
-        )
+        losses = nn.functional.cross_entropy(answered[row], label.expand(8 * restarts), reduction="none")
         wrong = misread(answered[row], label.expand(8 * restarts))
         outcomes.add(bool(wrong.any()))
         if wrong.any():
@@ -491,9 +487,7 @@ each_stage = pytest.mark.parametrize("stage", STAGES.values(), ids=STAGES)
 def _standing(model, images, labels, threat, seeds):
     with torch.no_grad():
         ranking = model(images).argsort(dim=1, descending=True)
-    return Standing(
-        model=model, images=images, labels=labels, ranking=ranking, threat=threat, seeds=seeds
-    )
+    return Standing(model=model, images=images, labels=labels, ranking=ranking, threat=threat, seeds=seeds)
 
 
 @each_threat
@@ -552,9 +546,7 @@ def test_autoattack_answers_the_same_for_every_internal_batch():
     model, images, labels, seeds = scene(n=10)
     model = RowByRow(model)
     answers = [
-        AutoAttackStandard(steps=4, queries=12, batch=batch)(
-            model, images, labels, THREATS["l2"], seeds
-        )
+        AutoAttackStandard(steps=4, queries=12, batch=batch)(model, images, labels, THREATS["l2"], seeds)
         for batch in (1, 3, 64)
     ]
     assert torch.equal(answers[0], answers[1])

@@ -52,9 +52,7 @@ def test_a_permutation_holds_every_value_once(secret: bytes, size: int) -> None:
 
 
 def test_every_permutation_of_four_is_equally_likely() -> None:
-    drawn = Counter(
-        draw_permutation(SecretKey(number.to_bytes(32, "big")), 4) for number in range(24_000)
-    )
+    drawn = Counter(draw_permutation(SecretKey(number.to_bytes(32, "big")), 4) for number in range(24_000))
     assert len(drawn) == 24
     # χ² with 23 degrees of freedom exceeds 49.7 once in a thousand times; the keys are fixed.
     assert sum((drawn[p] - 1000) ** 2 / 1000 for p in itertools.permutations(range(4))) < 49.7
@@ -63,8 +61,7 @@ def test_every_permutation_of_four_is_equally_likely() -> None:
 def test_neighbouring_keys_and_sizes_give_unrelated_permutations() -> None:
     flipped = SecretKey(bytes([1]) + bytes(31))
     same = sum(
-        a == b
-        for a, b in zip(draw_permutation(ZERO, 768), draw_permutation(flipped, 768), strict=True)
+        a == b for a, b in zip(draw_permutation(ZERO, 768), draw_permutation(flipped, 768), strict=True)
     )
     assert same < 10
     assert draw_permutation(ZERO, 13)[:12] != draw_permutation(ZERO, 12)

@@ -72,14 +72,10 @@ def test_an_image_the_blocks_do_not_tile_is_refused() -> None:
 
 @pytest.mark.parametrize("block_size", [2, 4, 8])
 @pytest.mark.parametrize("channels_differ", [False, True])
-def test_a_folded_model_is_the_explicit_one_in_float64(
-    block_size: int, channels_differ: bool
-) -> None:
+def test_a_folded_model_is_the_explicit_one_in_float64(block_size: int, channels_differ: bool) -> None:
     mean, std = ((0.4, 0.5, 0.6), (0.2, 0.3, 0.25)) if channels_differ else (None, None)
     backbone = SMALL.build().double().eval()
-    explicit = KeyedModel(
-        backbone, BlockShuffle.from_key(KEY, block_size), mean=mean, std=std
-    ).double()
+    explicit = KeyedModel(backbone, BlockShuffle.from_key(KEY, block_size), mean=mean, std=std).double()
     images = torch.rand(4, 3, 32, 32, dtype=torch.float64)
     before = explicit(images).detach()
     after = fold(explicit).double()(images).detach()
@@ -155,9 +151,7 @@ def test_a_stored_model_loads_as_it_was_trained(
     save_model(store, ref, trained, {})
     loaded = load_model(store, ref, SMALL, keys)
     assert (loaded(images) - expected).abs().max() < 1e-4
-    assert store.record(ref.address).provenance["form"] == (
-        "folded" if block_size == 4 else "explicit"
-    )
+    assert store.record(ref.address).provenance["form"] == ("folded" if block_size == 4 else "explicit")
     assert not loaded.training
     assert not any(parameter.requires_grad for parameter in loaded.parameters())
 

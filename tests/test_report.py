@@ -170,9 +170,7 @@ def test_matrix_equals_a_count_by_hand_in_any_order(rows, cut, data):
         eligible = clean and row["moved"]
         for place, hit in enumerate([True, clean, after, eligible, eligible and not after]):
             counts[place] += hit
-    tables = [
-        pa.Table.from_pylist(part, schema=OUTCOME_SCHEMA) for part in (rows[:cut], rows[cut:])
-    ]
+    tables = [pa.Table.from_pylist(part, schema=OUTCOME_SCHEMA) for part in (rows[:cut], rows[cut:])]
     shuffled = pa.Table.from_pylist(data.draw(st.permutations(rows)), schema=OUTCOME_SCHEMA)
     built = build_matrix(tables).table
     assert built.equals(build_matrix(reversed(tables)).table)
@@ -285,9 +283,7 @@ def test_verdict_doubts_an_attack_that_fails_at_home():
 
 def test_report_holds_a_page_its_twin_a_csv_and_a_picture_per_panel():
     files = write_report(make_study(3, methods=("full", "lora"), threats=(LINF, L2)))
-    pictures = {
-        f"matrix-{m}-apgd-{t}.png" for m in ("full", "lora") for t in ("linf-8of255", "l2-0.5")
-    }
+    pictures = {f"matrix-{m}-apgd-{t}.png" for m in ("full", "lora") for t in ("linf-8of255", "l2-0.5")}
     assert set(files) == {"index.html", "report.md", "matrix.csv"} | pictures
     assert all(files[name].startswith(PNG) for name in pictures)
     assert all(f"]({name})" in files["report.md"].decode() for name in pictures)

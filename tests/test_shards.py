@@ -78,9 +78,7 @@ def test_a_folder_and_a_parquet_file_of_the_same_images_give_the_same_pixels(
             for shard in shards:
                 assert write_shard(store, shard) == ()
                 batch = read_pixels(store, shard.address)
-                pixels += [
-                    p.numpy().tobytes() + bytes([int(y)]) for p, y in zip(*batch[1:], strict=True)
-                ]
+                pixels += [p.numpy().tobytes() + bytes([int(y)]) for p, y in zip(*batch[1:], strict=True)]
                 store.delete(shard.address)
             seen[kind, split] = sorted(pixels)
     assert seen["folder", "train"] == seen["parquet", "train"]
@@ -107,9 +105,7 @@ def test_encoded_shards_keep_the_bytes_as_they_were(store: LocalStore, tmp_path:
     assert images.labels == (0, 1, 2)
 
 
-def test_a_corrupt_image_among_many_is_left_out_and_named(
-    store: LocalStore, tmp_path: Path
-) -> None:
+def test_a_corrupt_image_among_many_is_left_out_and_named(store: LocalStore, tmp_path: Path) -> None:
     write_folder(tmp_path)
     (tmp_path / "train/bee/1.png").write_bytes(b"not an image")
     (tmp_path / "train/bee/4.png").write_bytes(picture(4)[:60])
@@ -166,9 +162,7 @@ def test_parquet_without_the_columns_is_told(tmp_path: Path) -> None:
 
 
 def test_a_limit_is_spread_over_the_split() -> None:
-    (shard,) = plan_shards(
-        "digits", "train", **{**SETTINGS, "classes": 10, "limit": 10, "rows": 10}
-    )
+    (shard,) = plan_shards("digits", "train", **{**SETTINGS, "classes": 10, "limit": 10, "rows": 10})
     rows = [item.row for item in shard.items]
     assert len(rows) == 10
     assert rows[-1] > 1400

@@ -1,7 +1,6 @@
 """The store contract: whole or absent, verified, private; one writer wins."""
 
 import json
-import os
 import threading
 from pathlib import Path
 
@@ -95,9 +94,7 @@ def test_a_poisoned_record_is_damage_and_never_a_crash(content: bytes) -> None:
         ArtifactRecord.from_json(content, "a/b")
 
 
-@pytest.mark.parametrize(
-    "change", [{"recipe": {"epochs": 4}}, {"files": 7}, {"format": 2}, {"digest": ""}]
-)
+@pytest.mark.parametrize("change", [{"recipe": {"epochs": 4}}, {"files": 7}, {"format": 2}, {"digest": ""}])
 def test_a_record_that_contradicts_itself_is_damage(change) -> None:
     record = ArtifactRecord(recipe={"epochs": 3}, files={})
     value = json.loads(record.to_json()) | change
@@ -122,7 +119,7 @@ def test_artifacts_are_for_their_owner_alone(store: LocalStore) -> None:
 
 def test_a_store_that_cannot_be_written_is_told(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("not a folder")
-    with pytest.raises(StoreError, match="cannot be written .*--store"):
+    with pytest.raises(StoreError, match=r"cannot be written .*--store"):
         commit(LocalStore(tmp_path / "file" / "study"))
 
 
@@ -151,4 +148,4 @@ def test_input_files_are_listed_and_read_by_path_and_uri(tmp_path: Path) -> None
     assert list_files(str(tmp_path / "absent")) == []
     with pytest.raises(StoreError, match="s4://"):
         list_files("s4://bucket/x")
-    assert os.listdir(tmp_path) == ["train"]
+    assert [path.name for path in tmp_path.iterdir()] == ["train"]

@@ -87,13 +87,16 @@ def test_a_study_runs_to_its_report_and_runs_again_for_nothing(job, tmp_path: Pa
         (["--vault", "sftp://x"], "sftp://"),
     ],
 )
-def test_wrong_input_ends_in_one_sentence_and_status_2(job, arguments, told) -> None:
+def test_wrong_input_ends_in_one_sentence_and_status_2(job, tmp_path, arguments, told) -> None:
     status, _, error = job(*arguments)
     assert status == 2
     assert told in error
     assert error.startswith("error: ")
     assert error.count("\n") == 1
     assert "Traceback" not in error
+    # Wrong weights are met once keys and shards are there; everything else before anything is.
+    assert (tmp_path / "store").exists() == ("--weights" in arguments)
+    assert job()[0] == 0
 
 
 def test_a_vault_inside_the_store_is_refused(job, tmp_path: Path) -> None:
@@ -250,9 +253,7 @@ def test_a_unit_that_fails_does_not_stop_the_others(store: LocalStore, vault: st
     assert sum(line.split(" ", 2)[2].startswith("failed: ") for line in said) == 3
 
 
-def test_cifar_like_parquet_with_a_corrupt_image_is_noted_in_the_report(
-    job, tmp_path: Path
-) -> None:
+def test_cifar_like_parquet_with_a_corrupt_image_is_noted_in_the_report(job, tmp_path: Path) -> None:
     from test_shards import picture
 
     (tmp_path / "data").mkdir()
@@ -260,9 +261,7 @@ def test_cifar_like_parquet_with_a_corrupt_image_is_noted_in_the_report(
         images = [picture(number, 32, 32) for number in range(count)]
         images[7] = b"corrupt"
         labels = np.arange(count) % 10
-        pq.write_table(
-            pa.table({"image": images, "label": labels}), tmp_path / f"data/{name}.parquet"
-        )
+        pq.write_table(pa.table({"image": images, "label": labels}), tmp_path / f"data/{name}.parquet")
     status, _, error = job(
         "--preset", "cifar10", "--data", str(tmp_path / "data"), "--train-images", "0",
         "--architecture.depth", "1", "--architecture.width", "24", "--base.batch-size", "32",

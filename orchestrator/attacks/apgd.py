@@ -129,9 +129,7 @@ def apgd(
     return ascent
 
 
-def _begin(
-    model: nn.Module, images: Tensor, labels: Tensor, threat: Threat, start: Tensor
-) -> Ascent:
+def _begin(model: nn.Module, images: Tensor, labels: Tensor, threat: Threat, start: Tensor) -> Ascent:
     none = Answer.unmoved(images)
     # The paper's first step size: the whole width of the ball.
     step_size = torch.full_like(images[:, 0, 0, 0], 2 * threat.epsilon)
@@ -169,9 +167,7 @@ def _checkpoints(steps: int) -> dict[int, int]:
 
 def _advance(ascent: Ascent, images: Tensor, threat: Threat, share: float) -> None:
     """One step along the gradient, blended with the last movement (lines 3, 7 and 8)."""
-    direction = (
-        ascent.gradient.sign() if threat.norm == "linf" else unit_steps(ascent.gradient, threat)
-    )
+    direction = ascent.gradient.sign() if threat.norm == "linf" else unit_steps(ascent.gradient, threat)
     ahead = ascent.current + per_image(ascent.step_size) * direction
     step = project(ahead, images, threat) - ascent.current
     movement = ascent.current - ascent.previous

@@ -59,7 +59,7 @@ class Threat:
         levels = round(self.epsilon * 255)
         if self.norm == "linf" and levels and self.epsilon == levels / 255:
             return f"{self.norm}:{levels}/255"
-        return f"{self.norm}:{self.epsilon!r}"
+        return f"{self.norm}:{repr(self.epsilon).removesuffix('.0')}"
 
     @property
     def slug(self) -> str:
@@ -113,7 +113,8 @@ def project(
     step: Tensor = moved - images
     length = step.flatten(1).norm(dim=1).clamp_min(1e-12)[:, None, None, None]
     # Clamping to [0, 1] moves towards images that are themselves in [0, 1]: it only shortens.
-    return (images + step * (threat.epsilon / length).clamp_max(1)).clamp(0, 1)
+    scaled: Tensor = (images + step * (threat.epsilon / length).clamp_max(1)).clamp(0, 1)
+    return scaled
 
 
 def check_threat(
@@ -126,9 +127,7 @@ def check_threat(
         return
     distance = distances(moved, images)[threat.norm]
     if not torch.isfinite(moved).all() or moved.min() < 0 or moved.max() > 1:
-        raise ThreatViolated(
-            f"An attack under {threat} left [0, 1]. This is a defect of the attack."
-        )
+        raise ThreatViolated(f"An attack under {threat} left [0, 1]. This is a defect of the attack.")
     if distance.max() > threat.epsilon * (1 + 1e-5) + 1e-6:
         raise ThreatViolated(
             f"An attack under {threat} moved an image by {distance.max():.6g}. "

@@ -111,9 +111,7 @@ def fab_to(standing: Standing, rank: int, steps: int) -> Tensor:
     attack.labels, attack.target_class = standing.labels, rank + 1
     images = standing.images.float()
     nearest = attack.attack_single_run(images, standing.labels, is_targeted=True)
-    within = distances(nearest, images)[standing.threat.norm] <= standing.threat.epsilon * (
-        1 + 1e-6
-    )
+    within = distances(nearest, images)[standing.threat.norm] <= standing.threat.epsilon * (1 + 1e-6)
     return torch.where(within[:, None, None, None], nearest, images)
 
 
@@ -145,9 +143,7 @@ class InputOnlyFab(FABAttack_PT):  # type: ignore[misc]  # the package has no ty
 
 def square(standing: Standing, queries: int, windows_seed: int) -> Tensor:
     """Square Attack on the margin; the same windows for every image, its own signs for each."""
-    attack = OwnSignsSquare(
-        standing.logits, n_queries=queries, resc_schedule=False, **standing.settings
-    )
+    attack = OwnSignsSquare(standing.logits, n_queries=queries, resc_schedule=False, **standing.settings)
     images = standing.images.float()
     attack.init_hyperparam(images)
     attack.generators = [torch.Generator().manual_seed(seed) for seed in standing.seeds]

@@ -59,9 +59,7 @@ class ActorPoolRunner:
 class _Pool(Generic[Unit]):
     """Actors at work on one list of units."""
 
-    def __init__(
-        self, make_worker: MakeWorker[Unit], cluster: Cluster, units: Sequence[Unit]
-    ) -> None:
+    def __init__(self, make_worker: MakeWorker[Unit], cluster: Cluster, units: Sequence[Unit]) -> None:
         self.make_worker, self.cluster = make_worker, cluster
         self.units = {unit.id: unit for unit in units}
         self.ledger = Ledger([unit.id for unit in units])

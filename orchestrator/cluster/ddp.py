@@ -38,8 +38,8 @@ def train_full(
     """Train every unit with ``workers_per_model`` data-parallel workers, as many at once as fit.
 
     One worker group trains ``pack`` units one after another (0: one on GPUs, an even share per group
-    on cores): starting a group takes ten seconds, which matters for models that train in ten. A lost worker restarts its group, which continues
-    from the last checkpoint.
+    on cores): starting a group takes ten seconds, which matters for models that train in ten. A lost
+    worker restarts its group, which continues from the last checkpoint.
     """
     lanes = max(1, cluster.slots // workers_per_model)
     # On GPUs a key to a group, so that each freed GPU takes the next; on cores start-up weighs more.
@@ -82,9 +82,7 @@ def _train_pack(
         logger.debug("training group %s ended", name, exc_info=True)
         reason = f"{type(error).__name__}: {first_line(error)}"
     store = open_store(units[0].store)
-    done: list[Trained] = [
-        Finished(unit, None, 0.0) for unit in units if store.has(unit.model.address)
-    ]
+    done: list[Trained] = [Finished(unit, None, 0.0) for unit in units if store.has(unit.model.address)]
     left = [unit for unit in units if not store.has(unit.model.address)]
     if left and len(units) > 1:
         # One unit's fault must not cost its neighbours: what is left runs each by itself.

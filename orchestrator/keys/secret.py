@@ -55,9 +55,7 @@ class SecretKey:
         return f"SecretKey({self.key_id})"
 
     def __reduce_ex__(self, protocol: object) -> NoReturn:
-        raise TypeError(
-            "A SecretKey is never pickled or copied: pass its key id, open the vault there."
-        )
+        raise TypeError("A SecretKey is never pickled or copied: pass its key id, open the vault there.")
 
     def __format__(self, spec: str) -> str:
         return format(repr(self), spec)

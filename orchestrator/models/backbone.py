@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, cast
 
 import safetensors.torch
 import timm
@@ -60,7 +60,7 @@ class Architecture:
                 f"timm cannot build {self.name} ({first_line(error)}). See timm.list_models('vit*'), "
                 "or give local weights with --weights."
             ) from None
-        _patch_projection(backbone, self.name)
+        patch_projection(backbone, self.name)
         return backbone  # type: ignore[no-any-return]  # timm is untyped
 
     def recipe(self) -> dict[str, Any]:
@@ -70,11 +70,16 @@ class Architecture:
 
 def patch_size_of(backbone: nn.Module) -> int:
     """Side of a patch in pixels."""
-    return int(_patch_projection(backbone, "The model").kernel_size[0])
+    return int(patch_projection(backbone).kernel_size[0])
 
 
-def _patch_projection(backbone: nn.Module, name: str) -> nn.Conv2d:
-    projection = getattr(getattr(backbone, "patch_embed", None), "proj", None)
+def patch_projection(backbone: nn.Module, name: str = "The model") -> nn.Conv2d:
+    """The convolution that embeds patches: kernel equals stride, with a bias.
+
+    Raises:
+        StudyError: there is none.
+    """
+    projection: Any = getattr(getattr(backbone, "patch_embed", None), "proj", None)
     whole = isinstance(projection, nn.Conv2d) and projection.kernel_size == projection.stride
     if not whole or projection.bias is None:
         raise StudyError(
@@ -82,13 +87,13 @@ def _patch_projection(backbone: nn.Module, name: str) -> nn.Conv2d:
             "with a bias to fold the normalisation into). "
             "Choose a timm vision transformer, e.g. vit_base_patch16_224."
         )
-    return projection
+    return cast(nn.Conv2d, projection)
 
 
 def normalisation_of(backbone: nn.Module) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """The (mean, std) per channel that the backbone's pre-training used on [0, 1] pixels."""
     config = backbone.pretrained_cfg
-    return tuple(config["mean"]), tuple(config["std"])  # type: ignore[index,return-value]
+    return tuple(config["mean"]), tuple(config["std"])  # type: ignore[index]
 
 
 def parse_weights(content: bytes, origin: str) -> dict[str, Tensor]:
@@ -115,9 +120,7 @@ def load_plain(backbone: nn.Module, state: StateDict, origin: str) -> list[str]:
     own = backbone.state_dict()
     heads = {"head.weight", "head.bias"}
     fresh = sorted(
-        name
-        for name in heads & own.keys()
-        if name not in state or state[name].shape != own[name].shape
+        name for name in heads & own.keys() if name not in state or state[name].shape != own[name].shape
     )
     wrong = [
         f"{name} {tuple(state[name].shape) if name in state else 'absent'} against {tuple(own[name].shape)}"

@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from orchestrator.models.backbone import normalisation_of
+from orchestrator.models.backbone import normalisation_of, patch_projection
 from orchestrator.models.transform import BlockShuffle
 
 
@@ -14,6 +14,9 @@ class KeyedModel(nn.Module):
     Neither the shuffle's order nor the normalisation is part of ``state_dict``: what is saved is the
     backbone alone.
     """
+
+    mean: Tensor
+    std: Tensor
 
     def __init__(
         self,
@@ -31,9 +34,7 @@ class KeyedModel(nn.Module):
         self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1), persistent=False)
 
-    def forward(
-        self, images: Float[Tensor, "batch 3 height width"]
-    ) -> Float[Tensor, "batch classes"]:
+    def forward(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch classes"]:
         """Logits of images in [0, 1]."""
         if self.shuffle is not None:
             images = self.shuffle(images)
@@ -75,7 +76,8 @@ def fold(model: KeyedModel) -> KeyedModel:
     Raises:
         StudyError: the block size does not divide the patch size.
     """
-    projection: nn.Conv2d = model.backbone.patch_embed.proj  # type: ignore[union-attr,assignment]
+    projection = patch_projection(model.backbone)
+    assert projection.bias is not None  # noqa: S101 - patch_projection refuses one without
     weight, bias = folded_patch_weights(model, projection.weight, projection.bias)
     projection.weight.copy_(weight)
     projection.bias.copy_(bias)

@@ -1,14 +1,12 @@
-"""LoRA adapters on patch embedding and qkv: add, extract, apply. PEFT trains them; nothing else needs it."""
+"""LoRA adapters on patch embedding and qkv: add, extract, merge; PEFT is needed for training alone."""
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from orchestrator.errors import StudyError
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
 
 PATCH = "patch_embed.proj"
 PATCH_WEIGHT, PATCH_BIAS = f"{PATCH}.weight", f"{PATCH}.bias"
@@ -44,31 +42,31 @@ def add_lora(backbone: nn.Module, *, rank: int, alpha: float, dropout: float) ->
 
 @torch.no_grad()
 def adapter_state(adapted: nn.Module) -> dict[str, Tensor]:
-    """What training added: ``NAME.down`` and ``NAME.up`` with ΔW = up @ down, the merged patch
-    embedding and the head.
+    """What training added: low-rank factors, the merged patch embedding and the head.
 
-    The patch embedding is merged so that the key can be folded into it: the adapter of a keyed
-    model is then complete without the key.
+    A layer NAME has ``NAME.down`` and ``NAME.up`` with ΔW = up @ down. The patch embedding is merged
+    so that the key can be folded into it: a keyed model's adapter is then complete without the key.
     """
     state: dict[str, Tensor] = {}
-    modules: Mapping[str, nn.Module] = dict(adapted.base_model.model.named_modules())  # type: ignore[union-attr,operator]
+    inner: Any = adapted.base_model
+    modules: dict[str, Any] = dict(inner.model.named_modules())
     for name, module in modules.items():
         if not hasattr(module, "lora_A"):
             continue
         if name == PATCH:
-            state[PATCH_WEIGHT] = module.weight + module.get_delta_weight("default")  # type: ignore[operator]
-            state[PATCH_BIAS] = module.bias  # type: ignore[assignment]
+            state[PATCH_WEIGHT] = module.weight + module.get_delta_weight("default")
+            state[PATCH_BIAS] = module.bias
         else:
-            down, up = module.lora_A["default"].weight, module.lora_B["default"].weight  # type: ignore[index]
+            down, up = module.lora_A["default"].weight, module.lora_B["default"].weight
             state[f"{name}.down"] = down
-            state[f"{name}.up"] = up * module.scaling["default"]  # type: ignore[index]
-    head = modules[HEAD].modules_to_save["default"]  # type: ignore[index]
+            state[f"{name}.up"] = up * module.scaling["default"]
+    head = modules[HEAD].modules_to_save["default"]
     state |= {f"{HEAD}.{name}": tensor for name, tensor in head.state_dict().items()}
     return {name: tensor.detach().contiguous() for name, tensor in state.items()}
 
 
 @torch.no_grad()
-def merge_adapter(backbone: nn.Module, state: "Mapping[str, Tensor]") -> nn.Module:
+def merge_adapter(backbone: nn.Module, state: Mapping[str, Tensor]) -> nn.Module:
     """Add an extracted adapter to plain weights, in place; no PEFT left in the result."""
     own = backbone.state_dict()
     for name, tensor in state.items():

@@ -26,9 +26,7 @@ class ModelRef:
     @property
     def address(self) -> str:
         """Where the weights are, relative to the study."""
-        return (
-            f"models/{self.name}" if self.method == "plain" else f"models/{self.name}/{self.method}"
-        )
+        return f"models/{self.name}" if self.method == "plain" else f"models/{self.name}/{self.method}"
 
     @property
     def label(self) -> str:

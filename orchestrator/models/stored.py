@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import safetensors.torch
-import torch
 from torch import Tensor, nn
 
 from orchestrator.keys.vault import open_vault
@@ -107,5 +106,5 @@ def freeze(model: KeyedModel) -> KeyedModel:
     """The model in eval mode with no parameter asking for a gradient."""
     model.eval()
     for parameter in model.parameters():
-        parameter.requires_grad_(requires_grad=False)
-    return model.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload,no-any-return]
+        parameter.requires_grad_(False)
+    return model

@@ -75,9 +75,7 @@ class BlockShuffle:
             raise StudyError(f"Blocks of {size} px do not tile images of {height}x{width} px.")
         rows, columns = height // size, width // size
         blocks = images.reshape(batch, CHANNELS, rows, size, columns, size)
-        blocks = blocks.permute(
-            0, 2, 4, 3, 5, 1
-        )  # batch, block row, block column, row, column, channel
+        blocks = blocks.permute(0, 2, 4, 3, 5, 1)  # batch, block row, block column, row, column, channel
         blocks = blocks.reshape(batch, rows, columns, -1)[..., order]
         blocks = blocks.reshape(batch, rows, columns, size, size, CHANNELS)
         return blocks.permute(0, 5, 1, 3, 2, 4).reshape(batch, CHANNELS, height, width)
@@ -86,6 +84,4 @@ class BlockShuffle:
         return f"BlockShuffle(block_size={self.block_size})"
 
     def __reduce_ex__(self, protocol: object) -> NoReturn:
-        raise TypeError(
-            "A BlockShuffle is as secret as its key: pass the key id, open the vault there."
-        )
+        raise TypeError("A BlockShuffle is as secret as its key: pass the key id, open the vault there.")

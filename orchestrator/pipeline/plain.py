@@ -31,9 +31,7 @@ def import_plain(study: Study, ref: ModelRef, store: ArtifactStore, reporter: Re
         known = backbone.pretrained_cfg["num_classes"]  # type: ignore[index]
         fresh = [] if known == study.architecture.classes else ["head.weight", "head.bias"]
     else:
-        fresh = load_plain(
-            backbone, parse_weights(_read(study.weights), study.weights), study.weights
-        )
+        fresh = load_plain(backbone, parse_weights(_read(study.weights), study.weights), study.weights)
     if fresh:
         reporter.say(f"plain model: {', '.join(fresh)} had another size and start at random")
     model = KeyedModel(backbone)

@@ -42,13 +42,26 @@ class Plan:
         return _work_units(self.study, models, self.eval_shards)
 
 
-def make_plan(study: Study, key_ids: Sequence[str], store_uri: str, vault_uri: str) -> Plan:
-    """The plan of a study whose keys have these public ids, in slot order.
+@dataclass(frozen=True)
+class Images:
+    """The shards a study trains on and those it attacks."""
+
+    train: tuple[Shard, ...]
+    evaluation: tuple[Shard, ...]
+
+
+def plan_images(study: Study) -> Images:
+    """The shards of both splits; looks at the data, makes nothing.
 
     Raises:
         DataError: a split is missing, empty, or has labels out of range.
     """
-    train, evaluation = _shards(study, "train"), _shards(study, "eval")
+    return Images(_shards(study, "train"), _shards(study, "eval"))
+
+
+def make_plan(study: Study, images: Images, key_ids: Sequence[str], store_uri: str, vault_uri: str) -> Plan:
+    """The plan of a study whose keys have these public ids, in slot order."""
+    train, evaluation = images.train, images.evaluation
     data = recipe_digest({"shards": [recipe_digest(shard.recipe) for shard in train]})
     access = KeyAccess(vault=vault_uri, study=study.name)
     plain = ModelRef(name=PLAIN, method="plain", recipe=_plain_recipe(study, data))
@@ -93,16 +106,14 @@ def _shards(study: Study, split: Split) -> tuple[Shard, ...]:
 
 
 def _plain_recipe(study: Study, data: str) -> dict[str, Any]:
-    fixed = {"kind": "plain", **study.fixed()}
+    fixed = {"kind": "plain", "weights": study.weights, **study.fixed()}
     del fixed["block_size"]  # the undefended model is the same for every block size
     if study.weights:
         return fixed
     return {**fixed, "data": data, "training": study.base.identity("plain")}
 
 
-def _keyed_recipe(
-    study: Study, method: Method, key_id: str, plain: str, data: str
-) -> dict[str, Any]:
+def _keyed_recipe(study: Study, method: Method, key_id: str, plain: str, data: str) -> dict[str, Any]:
     return {
         "kind": method,
         **study.fixed(),
@@ -128,9 +139,7 @@ def _training(
     )
 
 
-def _work_units(
-    study: Study, models: Sequence[ModelRef], shards: Sequence[Shard]
-) -> tuple[WorkUnit, ...]:
+def _work_units(study: Study, models: Sequence[ModelRef], shards: Sequence[Shard]) -> tuple[WorkUnit, ...]:
     attacks = study.parsed_attacks()
     digests = {shard.address: recipe_digest(shard.recipe) for shard in shards}
     # By source first: a worker that stays with one source loads it once.

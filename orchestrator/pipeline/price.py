@@ -1,4 +1,4 @@
-"""What a study still costs: artifacts done and pending, model calls, devices and bytes, before any is spent."""
+"""The price of a study before it is paid: artifacts done and pending, model calls, devices, bytes."""
 
 from dataclasses import dataclass
 
@@ -53,9 +53,7 @@ def _shards_line(plan: Plan, store: ArtifactStore) -> PriceLine:
     )
 
 
-def _training_line(
-    plan: Plan, store: ArtifactStore, method: str, workers_per_model: int
-) -> PriceLine:
+def _training_line(plan: Plan, store: ArtifactStore, method: str, workers_per_model: int) -> PriceLine:
     units = [u for u in (plan.plain, *plan.keyed) if u.model.method == method]
     pending = [u for u in units if not store.has(u.model.address)]
     brought = method == "plain" and bool(plan.study.weights)

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol, runtime_checkable
 
 from rich.console import Console
@@ -39,20 +39,15 @@ class Reporter(Protocol):
         """One line."""
         ...
 
-    def stage(self, name: str, total: int, done: int) -> "_StageContext":
+    def stage(self, name: str, total: int, done: int) -> AbstractContextManager[Stage]:
         """A stage of ``total`` artifacts of which ``done`` exist already."""
         ...
-
-
-_StageContext = object
 
 
 class PlainReporter:
     """Timestamped lines, at most one every five seconds inside a stage, and one as it ends."""
 
-    def __init__(
-        self, write: Callable[[str], None], clock: Callable[[], float] = time.time
-    ) -> None:
+    def __init__(self, write: Callable[[str], None], clock: Callable[[], float] = time.time) -> None:
         self.write, self.clock = write, clock
 
     def say(self, text: str) -> None:
@@ -91,9 +86,7 @@ class _PlainStage:
             return
         self.last = now
         made = self.done - self.begun_at
-        left = (
-            f", {(now - self.began) / made * (self.total - self.done):.0f} s left" if made else ""
-        )
+        left = f", {(now - self.began) / made * (self.total - self.done):.0f} s left" if made else ""
         self.reporter.say(f"{self.name}: {self.done}/{self.total}{left}: {told}")
 
 

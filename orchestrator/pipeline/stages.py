@@ -11,7 +11,7 @@ from orchestrator.errors import StudyError
 from orchestrator.models.ref import ModelRef
 from orchestrator.models.stored import KeyAccess, load_model
 from orchestrator.pipeline.plain import import_plain
-from orchestrator.pipeline.plan import Plan, make_plan
+from orchestrator.pipeline.plan import Plan, make_plan, plan_images
 from orchestrator.pipeline.progress import Reporter
 from orchestrator.pipeline.roster import check_apart, ensure_keys
 from orchestrator.pipeline.tally import tally
@@ -27,7 +27,7 @@ from orchestrator.transfer.work import WorkUnit, plan_units
 from orchestrator.transfer.worker import TransferWorker
 
 # Up to this many shards an actor's start (six seconds of imports) costs more than it saves.
-_SHARDS_HERE = 16
+_SHARDS_HERE = 32
 
 
 @dataclass
@@ -54,10 +54,12 @@ class StudyRun:
         """Keys, shards, plain model, keyed models, outcomes, matrix, report."""
         self.study.architecture.build()  # refuses here what every later stage would stumble over
         check_apart(self.store.uri, self.vault_uri)
+        images = plan_images(self.study)
+        # Only now is anything written: what could be refused has been.
         self.store.sweep()
         self._begin()
         key_ids = ensure_keys(self.study, self.store, self.vault_uri)
-        plan = make_plan(self.study, key_ids, self.store.uri, self.vault_uri)
+        plan = make_plan(self.study, images, key_ids, self.store.uri, self.vault_uri)
         self._cut_shards(plan.shards)
         models = self._make_models(plan)
         if not models:
@@ -82,16 +84,12 @@ class StudyRun:
             run = LocalRunner().run if few else self.workplace.work
             for account in run(worker, pending):
                 if isinstance(account, Failed):
-                    raise StudyError(
-                        f"Shard {account.unit.address} cannot be made: {account.reason}"
-                    )
+                    raise StudyError(f"Shard {account.unit.address} cannot be made: {account.reason}")
                 stage.advance(account.unit.address)
 
     def _make_models(self, plan: Plan) -> list[ModelRef]:
         """The models that exist afterwards: plain and keyed; empty if there is no plain model."""
-        if self.study.weights and not self._is_there(
-            plan.plain.model.address, plan.plain.model.recipe
-        ):
+        if self.study.weights and not self._is_there(plan.plain.model.address, plan.plain.model.recipe):
             import_plain(self.study, plan.plain.model, self.store, self.reporter)
         self._train("plain model", [plan.plain])
         if not self.store.has(plan.plain.model.address):

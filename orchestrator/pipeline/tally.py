@@ -30,8 +30,7 @@ def tally(store: ArtifactStore, scored: Sequence[Scored]) -> TransferMatrix:
     sink = io.BytesIO()
     pq.write_table(matrix.table, sink, compression="zstd")
     counted = {
-        part.address: [part.record.files[OUTCOMES_FILE].sha256, *sorted(part.targets)]
-        for part in scored
+        part.address: [part.record.files[OUTCOMES_FILE].sha256, *sorted(part.targets)] for part in scored
     }
     seconds = sum(float(part.record.provenance["seconds"]) for part in scored)
     told = {"attack_seconds": seconds, "units": len(scored)}
@@ -65,9 +64,7 @@ def _rows(store: ArtifactStore, part: Scored) -> pa.Table:
             f"{part.address} is not parquet ({first_line(error)}). Delete it and rerun."
         ) from None
     if not table.schema.equals(OUTCOME_SCHEMA):
-        raise DamagedArtifact(
-            f"{part.address} has other columns than outcomes. Delete it and rerun."
-        )
+        raise DamagedArtifact(f"{part.address} has other columns than outcomes. Delete it and rerun.")
     if part.whole:
         return table
     keyed = pc.binary_join_element_wise(table["target"], table["method"], ".")

@@ -46,9 +46,7 @@ def summarise(
     attacked = store.record(MATRIX).provenance
     stages = [
         StageLine(name="shards", artifacts=len(shards), seconds=sum(s["seconds"] for s in shards)),
-        StageLine(
-            name="training", artifacts=len(lines), seconds=sum(line.seconds for line in lines)
-        ),
+        StageLine(name="training", artifacts=len(lines), seconds=sum(line.seconds for line in lines)),
         StageLine(
             name="attack and scoring",
             artifacts=attacked["units"],

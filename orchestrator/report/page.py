@@ -86,9 +86,7 @@ def matrix_csv(matrix: TransferMatrix) -> bytes:
     """Every cell of every panel: its counts, and the rates they give in [0, 1]; blank for nan."""
     text = StringIO()
     lines = csv.writer(text, lineterminator="\n")
-    lines.writerow(
-        [*CELL, *COUNTS, "fooling_rate", "fooling_low", "fooling_high", "robust_accuracy"]
-    )
+    lines.writerow([*CELL, *COUNTS, "fooling_rate", "fooling_low", "fooling_high", "robust_accuracy"])
     for row in matrix.table.to_pylist():
         rates = [*wilson(row["fooled"], row["eligible"]), wilson(row["adv_correct"], row["n"]).rate]
         written = ["" if math.isnan(rate) else f"{rate:.6f}" for rate in rates]

@@ -77,7 +77,7 @@ def picture_name(panel: Panel) -> str:
 def _epsilon(panel: Panel) -> str:
     # As Threat writes itself. A report is written from counts alone, so the room of attacks, and
     # torch with it, is not loaded for the sake of a fraction; a test holds the two together.
-    levels = panel.epsilon * 255
-    if panel.norm == "linf" and abs(levels - round(levels)) < 1e-9:
-        return f"{round(levels)}/255"
-    return f"{panel.epsilon:g}"
+    levels = round(panel.epsilon * 255)
+    if panel.norm == "linf" and levels and panel.epsilon == levels / 255:
+        return f"{levels}/255"
+    return repr(panel.epsilon).removesuffix(".0")

@@ -128,9 +128,7 @@ def decode(raw: RawImage) -> Image.Image:
     try:
         with Image.open(io.BytesIO(raw.encoded)) as image:
             if image.width * image.height > MAX_PIXELS:
-                raise DataError(
-                    f"{raw.name} has {image.width}x{image.height} pixels, more than allowed."
-                )
+                raise DataError(f"{raw.name} has {image.width}x{image.height} pixels, more than allowed.")
             return image.convert("RGB")
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise DataError(f"{raw.name} is not a readable image ({type(error).__name__}).") from None

@@ -22,7 +22,7 @@ from orchestrator.errors import DataError, first_line
 from orchestrator.store.files import list_files, open_file, read_file
 
 Split = Literal["train", "eval"]
-_SPLIT_NAMES = {"train": ("train",), "eval": ("val", "validation", "test")}
+_SPLIT_NAMES: dict[Split, tuple[str, ...]] = {"train": ("train",), "eval": ("val", "validation", "test")}
 _IMAGE_SUFFIXES = (".jpeg", ".jpg", ".png", ".webp", ".bmp")
 
 
@@ -103,9 +103,7 @@ class ParquetFiles:
         for file, run in itertools.groupby(items, key=lambda item: item.file):
             with open_file(f"{self.root}/{file}") as opened, self._told(file):
                 parquet = pq.ParquetFile(opened)
-                rows = [
-                    parquet.metadata.row_group(g).num_rows for g in range(parquet.num_row_groups)
-                ]
+                rows = [parquet.metadata.row_group(g).num_rows for g in range(parquet.num_row_groups)]
                 ends = list(itertools.accumulate(rows))
                 group, column = -1, None
                 for item in run:
@@ -121,9 +119,7 @@ class ParquetFiles:
         with open_file(f"{self.root}/{file}") as opened, self._told(file):
             labels = pq.read_table(opened, columns=["label"])["label"]
         if not pa.types.is_integer(labels.type) or labels.null_count:
-            raise DataError(
-                f"{self.root}/{file} has labels that are not whole numbers ({labels.type})."
-            )
+            raise DataError(f"{self.root}/{file} has labels that are not whole numbers ({labels.type}).")
         return labels.to_pylist()  # type: ignore[no-any-return]
 
     @contextlib.contextmanager
@@ -187,7 +183,8 @@ def _folder_split(file: str) -> Split | None:
     parts = file.split("/")
     if len(parts) < 3 or not file.lower().endswith(_IMAGE_SUFFIXES):
         return None
-    return next((split for split, names in _SPLIT_NAMES.items() if parts[0] in names), None)  # type: ignore[return-value]
+    found = (split for split, names in _SPLIT_NAMES.items() if parts[0] in names)
+    return next(found, None)
 
 
 def _parquet_splits(files: Sequence[str]) -> list[tuple[Split, str]]:
@@ -197,5 +194,5 @@ def _parquet_splits(files: Sequence[str]) -> list[tuple[Split, str]]:
         stem = "|".join(names)
         exact = [f for f in files if re.fullmatch(rf"(?:.*/)?(?:{stem})\.parquet", f)]
         parts = [f for f in files if re.fullmatch(rf"(?:.*/)?(?:{stem})[-_]?\d.*\.parquet", f)]
-        found += [(split, f) for f in (exact[:1] or parts)]  # type: ignore[misc]
+        found += [(split, f) for f in (exact[:1] or parts)]
     return found

@@ -1,4 +1,4 @@
-"""ArtifactStore: a folder of artifacts; an artifact exists when its record does, and that is written last."""
+"""ArtifactStore: artifacts by address; one exists when its record does, whole and at once."""
 
 import contextlib
 import errno

@@ -18,9 +18,7 @@ def resolve(uri: str) -> tuple[fs.FileSystem, str]:
     try:
         system, path = fs.FileSystem.from_uri(uri)
     except (OSError, ValueError) as error:
-        raise StoreError(
-            f"{uri} cannot be opened ({error}). Use a path, file:// or s3://."
-        ) from None
+        raise StoreError(f"{uri} cannot be opened ({error}). Use a path, file:// or s3://.") from None
     return system, path
 
 

@@ -27,7 +27,7 @@ WINDOW_SHARDS = 16
 
 @dataclass(frozen=True, kw_only=True)
 class Share:
-    """One worker's part of every global batch: rows rank, rank + size, …"""
+    """One worker's part of every global batch: rows rank, rank + size and so on."""
 
     rank: int = 0
     size: int = 1
@@ -85,24 +85,18 @@ class InMemoryImages:
         seed: int,
     ) -> None:
         parts = [read_pixels(store, address) for address in shards]
-        self.pixels: UInt8[Tensor, "images 3 size size"] = torch.cat(
-            [part.pixels for part in parts]
-        )
+        self.pixels: UInt8[Tensor, "images 3 size size"] = torch.cat([part.pixels for part in parts])
         self.labels: Int[Tensor, " images"] = torch.cat([part.labels for part in parts])
         self.recipe, self.share, self.seed = recipe, share, seed
         self.steps = whole_batches(len(self.labels), recipe.batch_size)
 
     def epoch(self, epoch: int) -> Iterator[Batch]:
         """This worker's rows of every global batch."""
-        order = torch.from_numpy(
-            _shuffled(len(self.labels), derive_seed(self.seed, "order", epoch))
-        )
+        order = torch.from_numpy(_shuffled(len(self.labels), derive_seed(self.seed, "order", epoch)))
         for step in range(self.steps):
             rows = order[step * self.recipe.batch_size : (step + 1) * self.recipe.batch_size]
             images = self.pixels[rows].float() / 255
-            images = augment(
-                images, self.recipe.augment, derive_seed(self.seed, "augment", epoch, step)
-            )
+            images = augment(images, self.recipe.augment, derive_seed(self.seed, "augment", epoch, step))
             mine = slice(self.share.rank, None, self.share.size)
             yield images[mine], self.labels[rows][mine]
 
@@ -159,10 +153,8 @@ class StreamedImages:
             order[step * size + self.share.rank : (step + 1) * size : self.share.size]
             for step in range(self.steps)
         ]
-        for images, labels in DataLoader(
-            self.dataset, batch_sampler=mine, num_workers=self.loaders
-        ):
-            yield images, labels
+        loader = DataLoader(self.dataset, batch_sampler=mine, num_workers=self.loaders)
+        yield from (tuple(batch) for batch in loader)  # a loader gives lists
 
     def _order(self, epoch: int) -> list[tuple[int, int]]:
         """(shard, row) of every image: shards shuffled, then rows shuffled within windows of shards."""

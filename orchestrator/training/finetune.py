@@ -1,4 +1,4 @@
-"""finetune(): one model, one process group; loads, trains, checkpoints and commits. Knows nothing of Ray."""
+"""finetune(): one model, one process group; loads, trains, checkpoints, commits. Knows nothing of Ray."""
 
 import time
 from collections.abc import Callable
@@ -132,13 +132,14 @@ def parameter_counts(model: nn.Module) -> dict[str, int]:
 def _optimizer(model: KeyedModel, unit: TrainingUnit) -> Optimizer:
     recipe = unit.recipe
     layered = recipe.layer_decay != 1 and unit.model.method != "lora"
-    return create_optimizer_v2(
+    optimizer: Optimizer = create_optimizer_v2(
         model.backbone,
         opt="adamw",
         lr=recipe.learning_rate,
         weight_decay=recipe.weight_decay,
         layer_decay=recipe.layer_decay if layered else None,
     )
+    return optimizer
 
 
 def _train(
@@ -176,9 +177,7 @@ def _train(
         progress = Progress(epochs_done=epoch + 1, seconds=progress.seconds + seconds)
         if place.rank == 0 and epoch + 1 < recipe.epochs:
             save_checkpoint(store, unit.model, model, optimizer, progress)
-        line = EpochLine(
-            model=unit.id, epoch=epoch + 1, epochs=recipe.epochs, loss=loss, seconds=seconds
-        )
+        line = EpochLine(model=unit.id, epoch=epoch + 1, epochs=recipe.epochs, loss=loss, seconds=seconds)
         tell(line)
     return progress
 
@@ -186,9 +185,7 @@ def _train(
 class _Step:
     """One optimiser step: forward in the recipe's precision, backward, clip, update."""
 
-    def __init__(
-        self, unit: TrainingUnit, network: nn.Module, optimizer: Optimizer, place: Place
-    ) -> None:
+    def __init__(self, unit: TrainingUnit, network: nn.Module, optimizer: Optimizer, place: Place) -> None:
         recipe = unit.recipe
         self.recipe, self.network, self.optimizer, self.place = recipe, network, optimizer, place
         # Frozen parameters are left out: clipping looks at what is trained.

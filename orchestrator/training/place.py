@@ -29,9 +29,7 @@ class Place:
         A GPU gets up to eight processes that decode for it; a core decodes for itself.
         """
         grouped = distributed.is_available() and distributed.is_initialized()
-        device = (
-            torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else None
-        )
+        device = torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else None
         return cls(
             rank=distributed.get_rank() if grouped else 0,
             size=distributed.get_world_size() if grouped else 1,

@@ -35,7 +35,7 @@ class Recipe:
     drop_path: float = 0.0
     """Stochastic depth: probability of dropping the last block, less for earlier ones."""
     augment: Augment = "none"
-    """none; shift (pad and crop an eighth); shift-flip; inception (random resized crop, flip, RandAugment)."""
+    """none; shift (by up to an eighth); shift-flip; inception (resized crop, flip, RandAugment)."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """Arithmetic of the forward pass in training; weights and their update stay fp32."""
     lora_rank: int = 16
@@ -45,9 +45,7 @@ class Recipe:
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "learning_rate", "lora_rank"):
             if getattr(self, name) <= 0:
-                raise StudyError(
-                    f"Recipe has {name} {getattr(self, name)}. Give a positive number."
-                )
+                raise StudyError(f"Recipe has {name} {getattr(self, name)}. Give a positive number.")
         for name in (
             "weight_decay",
             "warmup_epochs",
@@ -60,9 +58,7 @@ class Recipe:
                 raise StudyError(f"Recipe has {name} {getattr(self, name)}. Give 0 or more.")
         for name in ("label_smoothing", "drop_path", "lora_dropout"):
             if not 0 <= getattr(self, name) < 1:
-                raise StudyError(
-                    f"Recipe has {name} {getattr(self, name)}. Give 0 or more, below 1."
-                )
+                raise StudyError(f"Recipe has {name} {getattr(self, name)}. Give 0 or more, below 1.")
 
     def identity(self, method: str) -> dict[str, Any]:
         """What enters the identity of a model trained by ``method``: LoRA's options for LoRA alone."""

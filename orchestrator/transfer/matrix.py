@@ -111,8 +111,7 @@ class TransferMatrix:
             chosen &= pc.field(name) == getattr(panel, name)
         rows = self.table.filter(chosen).to_pylist()
         return {
-            (row["source"], row["target"]): Cell(**{count: row[count] for count in COUNTS})
-            for row in rows
+            (row["source"], row["target"]): Cell(**{count: row[count] for count in COUNTS}) for row in rows
         }
 
 
@@ -148,7 +147,5 @@ def _count(table: pa.Table) -> pa.Table:
     }
     for name, mask in facts.items():
         table = table.append_column(name, pc.cast(mask, pa.int64()))
-    grouped = table.group_by(CELL).aggregate(
-        [(name, "sum") for name in facts] + [([], "count_all")]
-    )
+    grouped = table.group_by(CELL).aggregate([(name, "sum") for name in facts] + [([], "count_all")])
     return grouped.rename_columns({f"{name}_sum": name for name in facts} | {"count_all": "n"})

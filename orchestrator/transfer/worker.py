@@ -48,9 +48,7 @@ class TransferWorker:
         keep_models: models held at once; one pass over the targets needs them all.
     """
 
-    def __init__(
-        self, store: str, load: LoadModel, *, batch: int = 256, keep_models: int = 40
-    ) -> None:
+    def __init__(self, store: str, load: LoadModel, *, batch: int = 256, keep_models: int = 40) -> None:
         self.store = open_store(store)
         self.load, self.batch, self.keep_models = load, batch, keep_models
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -169,9 +167,7 @@ def predict(
     """
     logits = model(images).float()
     if logits.isnan().any():
-        raise WeightsError(
-            "A model gives logits that are not numbers. Train it again, with a lower rate."
-        )
+        raise WeightsError("A model gives logits that are not numbers. Train it again, with a lower rate.")
     others = logits.scatter(1, labels[:, None], float("-inf"))
     return torch.where(misread(logits, labels), others.argmax(dim=1), labels)
 
