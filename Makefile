@@ -1,10 +1,12 @@
-# make demo | test | check | format | bench — each installs what it needs into .venv first.
+# make | make demo | test | check | format | bench — each installs what it needs into .venv first.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test check format bench clean
+.PHONY: install demo test check format bench clean
+
+install: $(STAMP)
 
 demo: $(STAMP)
 	$(BIN)/python jobs/proliferate.py --preset digits --n-keys 4

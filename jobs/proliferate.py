@@ -47,9 +47,8 @@ def show_price(command: Command) -> int:
         calls = (f"{line.forwards:,}", f"{line.backwards:,}")
         megabytes = f"{line.store_bytes / 1e6:,.1f}"
         table.add_row(line.stage, str(line.done), str(line.pending), line.devices, *calls, megabytes)
-    console = Console()
     # A job log has no width of its own; a narrow guess would cut the numbers.
-    console.print(table, width=None if console.is_terminal else 120)
+    Console(width=None if Console().is_terminal else 120).print(table)
     return 0
 
 

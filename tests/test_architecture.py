@@ -26,7 +26,7 @@ FLOW = [
         )
     ),
 ]
-FILE_LINES, FUNCTION_LINES, JOB_LINES = 250, 45, 70
+FILE_LINES, FUNCTION_LINES, JOB_LINES = 250, 45, 60
 NEVER_A_NAME = {"utils", "util", "helpers", "common", "misc", "base", "manager", "handler", "core"}
 
 

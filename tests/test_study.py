@@ -18,15 +18,9 @@ from orchestrator.presets import PRESETS, digits, imagenet
 from orchestrator.store.artifacts import LocalStore
 
 SHORT = [
-    "--base.epochs=1",
-    "--recipe.epochs=1",
-    "--n-keys=2",
-    "--train-images=128",
-    "--eval-images=40",
-    "--shard-rows=20",
-    "--attacks",
-    "apgd-ce:steps=3",
-]
+    "--base.epochs=1", "--recipe.epochs=1", "--n-keys=2", "--train-images=128", "--eval-images=40",
+    "--shard-rows=20", "--attacks", "apgd-ce:steps=3",
+]  # fmt: skip
 
 
 @pytest.fixture
@@ -200,26 +194,12 @@ def test_a_dry_run_subtracts_what_is_there(job) -> None:
 
 
 def test_every_field_of_a_study_can_be_set_on_the_command_line() -> None:
-    study = parse(
-        [
-            "--preset",
-            "imagenet",
-            "--n-keys",
-            "3",
-            "--lora.lora-rank",
-            "4",
-            "--architecture.image-size",
-            "384",
-            "--threats",
-            "l2:3",
-            "--attacks",
-            "apgd-ce",
-            "--recipe.mixup",
-            "0.5",
-            "--crop-fraction",
-            "1.0",
-        ]
-    ).study
+    arguments = [
+        "--preset", "imagenet", "--n-keys", "3", "--lora.lora-rank", "4",
+        "--architecture.image-size", "384", "--threats", "l2:3", "--attacks", "apgd-ce",
+        "--recipe.mixup", "0.5", "--crop-fraction", "1.0",
+    ]  # fmt: skip
+    study = parse(arguments).study
     assert (study.n_keys, study.lora.lora_rank, study.architecture.image_size) == (3, 4, 384)
     assert (study.threats, study.recipe.mixup, study.crop_fraction) == (("l2:3",), 0.5, 1.0)
     assert study.lora.learning_rate == imagenet().lora.learning_rate

@@ -14,7 +14,7 @@ from orchestrator.models.lora import PATCH_BIAS, PATCH_WEIGHT, adapter_state, me
 from orchestrator.models.ref import PLAIN, ModelRef
 from orchestrator.models.transform import BlockShuffle
 from orchestrator.store.artifacts import ArtifactStore
-from orchestrator.store.record import ArtifactRecord, FileEntry
+from orchestrator.store.record import ArtifactRecord, FileEntry, library_versions
 
 WEIGHTS_FILE = "weights.safetensors"
 PLAIN_ADDRESS = f"models/{PLAIN}"
@@ -65,7 +65,7 @@ def save_model(
     record = ArtifactRecord(
         recipe=ref.recipe,
         files={WEIGHTS_FILE: FileEntry.of(content)},
-        provenance={**provenance, "form": form},
+        provenance={**provenance, "form": form, "versions": library_versions()},
     )
     return store.commit(ref.address, record, {WEIGHTS_FILE: content})
 

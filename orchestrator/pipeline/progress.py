@@ -10,10 +10,12 @@ from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
+    TaskID,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.table import Column
 
 _LINE_SECONDS = 5.0
 
@@ -103,15 +105,16 @@ class RichReporter:
     @contextmanager
     def stage(self, name: str, total: int, done: int) -> Iterator[Stage]:
         """A live bar; it stays as a line when the stage ends."""
+        told = Column(no_wrap=True, overflow="ellipsis", ratio=1)
         columns = (
-            TextColumn("[bold]{task.description:<14}"),
+            TextColumn("[bold]{task.description}", table_column=Column(no_wrap=True, min_width=12)),
             BarColumn(bar_width=28),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
             TimeRemainingColumn(),
-            TextColumn("[dim]{task.fields[told]}"),
+            TextColumn("[dim]{task.fields[told]}", table_column=told),
         )
-        with Progress(*columns, console=self.console) as bars:
+        with Progress(*columns, console=self.console, expand=True) as bars:
             bar = bars.add_task(
                 name, total=total, completed=done, told="already there" if done == total else ""
             )
@@ -119,14 +122,14 @@ class RichReporter:
 
 
 class _RichStage:
-    def __init__(self, bars: Progress, bar: object) -> None:
+    def __init__(self, bars: Progress, bar: TaskID) -> None:
         self.bars, self.bar = bars, bar
 
     def advance(self, told: str) -> None:
-        self.bars.update(self.bar, advance=1, told=told)  # type: ignore[arg-type]
+        self.bars.update(self.bar, advance=1, told=told)
 
     def tell(self, told: str) -> None:
-        self.bars.update(self.bar, told=told)  # type: ignore[arg-type]
+        self.bars.update(self.bar, told=told)
 
 
 def open_reporter() -> RichReporter | PlainReporter:

@@ -77,6 +77,7 @@ def printable_settings(plan: Plan) -> dict[str, str]:
         "keys": str(study.n_keys),
         "method": study.method,
         "block size": str(study.block_size),
+        **({"lora rank": str(study.lora.lora_rank)} if "lora" in study.methods else {}),
         "attacks": " ".join(study.attacks),
         "threats": " ".join(map(str, study.parsed_threats())),
         "seed": str(study.seed),

@@ -1,10 +1,13 @@
 """ArtifactRecord: the json that commits an artifact; what made it, from what, and its files' digests."""
 
 import dataclasses
+import functools
 import hashlib
 import json
+import platform
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from importlib import metadata
 from typing import Any
 
 from orchestrator.errors import DamagedArtifact
@@ -24,6 +27,13 @@ def recipe_digest(recipe: Mapping[str, Any]) -> str:
     """
     text = json.dumps(recipe, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+@functools.cache
+def library_versions() -> dict[str, str]:
+    """Versions of what decides numerics here; told in provenance, never part of an identity."""
+    names = ("multikey-orchestrator", "torch", "timm", "peft", "numpy", "pyautoattack")
+    return {name: metadata.version(name) for name in names} | {"python": platform.python_version()}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +59,7 @@ class ArtifactRecord:
     parents: Mapping[str, str] = field(default_factory=dict)
     """Addresses this was made from, each with its recipe digest."""
     provenance: Mapping[str, Any] = field(default_factory=dict)
-    """How and where it was made: command, versions, seconds. Never part of the identity."""
+    """How and where it was made: seconds, device, versions. Never part of the identity."""
 
     @property
     def digest(self) -> str:

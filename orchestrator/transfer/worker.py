@@ -21,7 +21,7 @@ from orchestrator.models.ref import ModelRef
 from orchestrator.seeds import derive_seed
 from orchestrator.shards.shard import ImageBatch, read_pixels
 from orchestrator.store.artifacts import ArtifactStore, open_store
-from orchestrator.store.record import ArtifactRecord, FileEntry
+from orchestrator.store.record import ArtifactRecord, FileEntry, library_versions
 from orchestrator.transfer.outcomes import OUTCOME_SCHEMA
 from orchestrator.transfer.work import WorkUnit
 
@@ -147,7 +147,11 @@ class TransferWorker:
             recipe=unit.recipe,
             files={OUTCOMES_FILE: FileEntry.of(content)},
             parents={model.address: model.digest for model in (unit.source, *unit.targets)},
-            provenance={"seconds": seconds, "device": self.device.type},
+            provenance={
+                "seconds": seconds,
+                "device": self.device.type,
+                "versions": library_versions(),
+            },
         )
         self.store.commit(unit.address, record, {OUTCOMES_FILE: content})
 
