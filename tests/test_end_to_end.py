@@ -181,17 +181,23 @@ def test_a_killed_driver_is_resumed_to_the_same_bytes(job: Job, undisturbed: Job
     assert redone == []
 
 
-def test_killed_workers_of_every_kind_cost_nothing_but_time(job: Job, undisturbed: Job) -> None:
+def test_killed_workers_of_every_kind_cost_nothing_but_time(
+    job: Job, undisturbed: Job, tmp_path: Path
+) -> None:
     job.start()
     job.wait_for("a full model under way", lambda: list(job.study.glob("checkpoints/*.full/*")))
     job.kill_worker("ray::.*TrainWorker")
     job.wait_for("a LoRA model under way", lambda: list(job.study.glob("checkpoints/*.lora/*")))
+    # Tune's trial folders go when its training ends: they are searched for keys as they are now.
+    shutil.copytree(job.study / ".ray", tmp_path / "trials")
     job.kill_worker("ray::.*(ImplicitFunc|_trial|partial)")
     job.wait_for("outcomes", lambda: len(job.records("outcomes")) > 1)
     job.kill_worker("ray::_Actor")
     said = job.finish()
     assert "an actor died" in said
     assert job.matrix() == undisturbed.matrix()
+    assert any(path.name == "params.json" for path in (tmp_path / "trials").rglob("*"))
+    assert leaks(tmp_path / "trials", study_keys(job)) == []
 
 
 def appearances(key: SecretKey) -> dict[str, bytes]:
@@ -232,9 +238,14 @@ def leaks(root: Path, keys: list[SecretKey]) -> list[str]:
     return found
 
 
+def study_keys(job: Job) -> list[SecretKey]:
+    """The study's keys, from its vault."""
+    files = sorted((job.vault / "digits").glob("*.key"))
+    return [SecretKey(bytes.fromhex(file.read_text())) for file in files]
+
+
 def test_no_key_appears_anywhere_but_in_the_vault(undisturbed: Job, tmp_path: Path) -> None:
-    files = sorted((undisturbed.vault / "digits").glob("*.key"))
-    keys = [SecretKey(bytes.fromhex(file.read_text())) for file in files]
+    keys = study_keys(undisturbed)
     assert len(keys) == 2
     # The search finds what there is to find: the vault itself, and every form planted on purpose.
     assert len(leaks(undisturbed.vault, keys)) == 2
