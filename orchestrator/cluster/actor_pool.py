@@ -80,12 +80,13 @@ class _Pool(Generic[Unit]):
         actor, unit = self.busy.pop(done)
         try:
             account = ray.get(done)
-        except RayTaskError as error:
+        except RayError as error:
+            if unit is None or not isinstance(error, RayTaskError):
+                # The actor died, was preempted, or was killed for its memory.
+                yield from self._bury(unit, error)
+                return
             # Not the unit's own error, which is a value: the unit or its account did not travel.
-            account = Failed(self.units[unit or ""], first_line(error))
-        except RayError as error:  # the actor died, was preempted, or was killed for its memory
-            yield from self._bury(unit, error)
-            return
+            account = Failed(self.units[unit], first_line(error))
         if unit is not None:
             self.starts_lost = 0
             self.ledger.settle(unit)
