@@ -196,8 +196,10 @@ def test_killed_workers_of_every_kind_cost_nothing_but_time(
     said = job.finish()
     assert "an actor died" in said
     assert job.matrix() == undisturbed.matrix()
-    assert any(path.name == "params.json" for path in (tmp_path / "trials").rglob("*"))
+    names = [path.name for path in (tmp_path / "trials").rglob("*")]
+    assert any(name.startswith(("tuner", "experiment_state", "searcher")) for name in names), names
     assert leaks(tmp_path / "trials", study_keys(job)) == []
+    assert leaks(job.ray, study_keys(job)) == []
 
 
 def appearances(key: SecretKey) -> dict[str, bytes]:
