@@ -74,7 +74,7 @@ def test_every_room_keeps_to_its_floor() -> None:
 
 def test_nothing_is_unpickled_and_no_address_of_a_download_is_pinned() -> None:
     unpickles = r"pickle\.load|(?<!safetensors\.)torch\.load\(|allow_pickle\s*=\s*True"
-    downloads = r"https?://\S+\.(whl|tar\.gz)|index-url"
+    downloads = r"https?://\S+\.(whl|tar\.gz)|index.url"
     for path in [*SOURCES, ROOT / "pyproject.toml"]:
         text = path.read_text()
         assert not re.search(unpickles, text), path
