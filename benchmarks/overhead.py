@@ -17,7 +17,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
 
@@ -72,8 +72,7 @@ def measure(side: str, root: Path) -> dict[str, object]:
 def opened(side: str, store: ArtifactStore) -> Iterator[object]:
     """The workplace of a side, started."""
     if side == "plain":
-        with nullcontext():
-            yield LocalWorkplace()
+        yield LocalWorkplace()
         return
     from orchestrator.cluster.ray_workplace import RayWorkplace
     from orchestrator.cluster.session import joined

@@ -69,8 +69,9 @@ class Study:
             raise StudyError(f"Study name {self.name!r} cannot be a folder's name. Choose another --name.")
         if not self.attacks or not self.threats:
             raise StudyError("A study needs at least one attack and one threat (--attacks, --threats).")
-        if not (self.parsed_attacks() and self.parsed_threats()):
-            raise StudyError("A study needs at least one attack and one threat.")
+        # Read once here, so that what cannot be read is refused before anything runs.
+        self.parsed_attacks()
+        self.parsed_threats()
 
     def _check_numbers(self) -> None:
         for name, least in (("n_keys", 1), ("block_size", 1), ("shard_rows", 1)):

@@ -1,6 +1,7 @@
 """Keyed models: the transform is the paper's, folding changes nothing, adapters are complete."""
 
 import pickle
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -166,29 +167,13 @@ def test_a_folded_model_loads_without_its_vault(store: LocalStore, vault: str) -
 
 
 def test_weights_of_another_architecture_are_told() -> None:
-    other = Architecture(
-        name="vit_tiny_patch16_224",
-        image_size=32,
-        classes=5,
-        patch_size=8,
-        width=24,
-        depth=2,
-        heads=3,
-    )
+    other = replace(SMALL, width=24)
     with pytest.raises(WeightsError, match=r"another architecture.*blocks\.0"):
         load_plain(SMALL.build(), other.build().state_dict(), "weights.safetensors")
 
 
 def test_a_head_of_another_size_stays_fresh_and_is_named() -> None:
-    wide = Architecture(
-        name="vit_tiny_patch16_224",
-        image_size=32,
-        classes=9,
-        patch_size=8,
-        width=48,
-        depth=2,
-        heads=3,
-    )
+    wide = replace(SMALL, classes=9)
     assert load_plain(SMALL.build(), wide.build().state_dict(), "x") == ["head.bias", "head.weight"]
 
 

@@ -133,7 +133,7 @@ class StudyRun:
 
     def _fail(self, account: Failed[Any]) -> None:
         self.ending.failures.append(account)
-        self.reporter.say(f"failed: {getattr(account.unit, 'id', account.unit)}: {account.reason}")
+        self.reporter.say(f"failed: {account.unit.id}: {account.reason}")
 
     def _is_there(self, address: str, recipe: Mapping[str, Any]) -> bool:
         """Whether the artifact exists; StaleArtifact if it exists by another recipe."""

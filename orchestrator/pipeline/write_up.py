@@ -67,10 +67,12 @@ def summarise(
 def printable_settings(plan: Plan) -> dict[str, str]:
     """The study's settings as people name them."""
     study = plan.study
-    images = {split: sum(len(s.items) for s in shards) for split, shards in _splits(plan).items()}
+    train, attacked = (
+        sum(len(shard.items) for shard in shards) for shards in (plan.train_shards, plan.eval_shards)
+    )
     return {
         "data": study.data,
-        "images": f"{images['train']} to train on, {images['eval']} to attack",
+        "images": f"{train} to train on, {attacked} to attack",
         "architecture": study.architecture.name,
         "image size": f"{study.architecture.image_size} px",
         "weights": study.weights or "trained in this study",
@@ -83,10 +85,6 @@ def printable_settings(plan: Plan) -> dict[str, str]:
         "seed": str(study.seed),
         **{f"epochs ({method})": str(study.recipe_of(method).epochs) for method in study.methods},
     }
-
-
-def _splits(plan: Plan) -> dict[str, Any]:
-    return {"train": plan.train_shards, "eval": plan.eval_shards}
 
 
 def _model_line(store: ArtifactStore, model: ModelRef) -> ModelLine:
