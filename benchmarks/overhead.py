@@ -27,7 +27,8 @@ from rich.table import Table
 from orchestrator.cluster.workplace import LocalWorkplace
 from orchestrator.pipeline.stages import StudyRun
 from orchestrator.presets import digits
-from orchestrator.store.artifacts import ArtifactStore, LocalStore
+from orchestrator.store.artifacts import ArtifactStore
+from orchestrator.store.local import LocalStore
 
 SIDES = ("plain", "ray")
 
@@ -78,8 +79,7 @@ def opened(side: str, store: ArtifactStore) -> Iterator[object]:
     from orchestrator.cluster.session import joined
 
     with joined("local") as cluster:
-        scratch = f"{store.uri}/.ray"
-        yield RayWorkplace(cluster, workers_per_model=1, pack=0, actors=0, scratch=scratch)
+        yield RayWorkplace(cluster, store.uri, workers_per_model=1, pack=0, actors=0)
 
 
 def work_seconds(store: ArtifactStore) -> dict[str, float]:

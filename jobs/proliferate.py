@@ -10,6 +10,7 @@ could be done as asked (one sentence says why).
 from rich.console import Console
 from rich.table import Table
 
+from orchestrator.keys.vault import VaultAt
 from orchestrator.pipeline.command import Command, main
 from orchestrator.pipeline.plan import make_plan, plan_images
 from orchestrator.pipeline.price import price
@@ -38,7 +39,7 @@ def show_price(command: Command) -> int:
     store = command.open_store()
     key_ids = known_keys(command.study, command.vault_uri)
     images = plan_images(command.study)
-    plan = make_plan(command.study, images, key_ids, store.uri, command.vault_uri)
+    plan = make_plan(command.study, images, key_ids, store.uri, VaultAt(command.vault_uri))
     table = Table(title=f"{command.study.name}: what is done and what is to do")
     for heading in ("stage", "done", "pending", "devices", "forwards", "backwards", "MB to store"):
         words = heading in ("stage", "devices")

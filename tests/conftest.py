@@ -1,6 +1,8 @@
 """What many tests share: a store, a vault, a study of seconds, and its models made without Ray."""
 
 import os
+import uuid
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,19 +11,50 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 # Ray's workers unpickle what tests define, and so must find these modules.
 os.environ["PYTHONPATH"] = str(Path(__file__).parent)
 
+import boto3
 import pytest
 
+from ceph import PACKAGES, Ceph, missing
 from orchestrator.cluster.workplace import LocalWorkplace
 from orchestrator.pipeline.progress import PlainReporter
 from orchestrator.pipeline.stages import StudyRun
 from orchestrator.presets import digits
-from orchestrator.store.artifacts import LocalStore
+from orchestrator.store.local import LocalStore
 from orchestrator.study import Study
 
 
 @pytest.fixture
 def store(tmp_path: Path) -> LocalStore:
     return LocalStore(tmp_path / "store" / "study")
+
+
+@pytest.fixture(scope="session")
+def ceph(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ceph]:
+    """A real S3 server on loopback, one for all tests of the session."""
+    if missing():
+        pytest.skip(f"no S3 server here ({', '.join(missing())}): apt-get install {PACKAGES}")
+    server = Ceph(tmp_path_factory.mktemp("ceph")).start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def bucket(ceph: Ceph, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A fresh bucket, with its server, credentials and cache ambient for this test and its processes."""
+    ambient = {
+        "AWS_ENDPOINT_URL": ceph.url,
+        "AWS_ACCESS_KEY_ID": ceph.access,
+        "AWS_SECRET_ACCESS_KEY": ceph.secret,
+        "AWS_REGION": "us-east-1",
+        "AWS_EC2_METADATA_DISABLED": "true",
+        "AWS_REQUEST_CHECKSUM_CALCULATION": "when_required",
+        "XDG_CACHE_HOME": str(tmp_path / "cache"),
+    }
+    for name, value in ambient.items():
+        monkeypatch.setenv(name, value)
+    name = f"t-{uuid.uuid4().hex[:12]}"
+    boto3.client("s3").create_bucket(Bucket=name)
+    return name
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orchestrator.cluster.ledger import Ledger
-from orchestrator.cluster.runner import Failed, Finished, LocalRunner, Runner
+from orchestrator.cluster.runner import Failed, Finished, Listed, LocalRunner, Runner
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,9 @@ class Unstartable:
     st.integers(1, 4),
 )
 def test_whatever_happens_every_unit_ends_once(units, events, most) -> None:
-    ledger, running, settled, failed = Ledger(units, max_attempts=most), [], [], []
+    ledger, running, settled, failed = Ledger(max_attempts=most), [], [], []
+    for unit in units:
+        ledger.add(unit)
     # After the events, enough of taking and settling to end whatever is still open.
     for place, kind in [*events, *[(0, "take"), (0, "settle")] * (4 * len(units) + 1)]:
         if kind == "take":
@@ -74,12 +76,14 @@ def test_whatever_happens_every_unit_ends_once(units, events, most) -> None:
 
 
 def test_a_ledger_refuses_what_cannot_be() -> None:
+    ledger = Ledger()
+    ledger.add("a")
     with pytest.raises(ValueError, match="twice"):
-        Ledger(["a", "a"])
+        ledger.add("a")
     with pytest.raises(ValueError, match="not running"):
-        Ledger(["a"]).settle("a")
+        ledger.settle("a")
     with pytest.raises(ValueError, match="not running"):
-        Ledger(["a"]).lose("a")
+        ledger.lose("a")
 
 
 @pytest.fixture(scope="module")
@@ -96,11 +100,11 @@ def runner(request) -> Runner:
         return LocalRunner()
     from orchestrator.cluster.actor_pool import ActorPoolRunner
 
-    return ActorPoolRunner(request.getfixturevalue("cluster"))
+    return ActorPoolRunner(request.getfixturevalue("cluster").devices)
 
 
 def outcome(runner: Runner, units: list[Sum], tmp_path: Path, make=None) -> dict:
-    ends = list(runner.run(make or partial(Adder, str(tmp_path / "diary")), units))
+    ends = list(runner.run(make or partial(Adder, str(tmp_path / "diary")), Listed(units)))
     by_id = {end.unit.id: end for end in ends}
     assert len(ends) == len(by_id)
     assert set(by_id) == {unit.id for unit in units}
@@ -131,7 +135,7 @@ def test_units_of_dead_workers_are_done_by_others(cluster, tmp_path: Path) -> No
     from orchestrator.cluster.actor_pool import ActorPoolRunner
 
     units = [Sum(str(n), (n,), deaths=(n == 2)) for n in range(6)] + [Sum("poison", deaths=99)]
-    ends = outcome(ActorPoolRunner(cluster, 2), units, tmp_path)
+    ends = outcome(ActorPoolRunner(cluster.devices, 2), units, tmp_path)
     assert all(ends[str(n)].account == n for n in range(6))
     assert isinstance(ends["poison"], Failed)
     assert "its worker died 3 times" in ends["poison"].reason
@@ -143,7 +147,7 @@ def test_units_of_dead_workers_are_done_by_others(cluster, tmp_path: Path) -> No
 def test_a_worker_that_cannot_be_built_fails_units_and_ends(cluster, tmp_path: Path) -> None:
     from orchestrator.cluster.actor_pool import ActorPoolRunner
 
-    ends = outcome(ActorPoolRunner(cluster, 2), [Sum("a"), Sum("b")], tmp_path, make=Unstartable)
+    ends = outcome(ActorPoolRunner(cluster.devices, 2), [Sum("a"), Sum("b")], tmp_path, make=Unstartable)
     assert all("no such device" in end.reason for end in ends.values())
 
 

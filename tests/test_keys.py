@@ -1,13 +1,10 @@
-"""Keys: the secret stays secret, the permutation is what docs/keys.md publishes, the vault is guarded."""
+"""Keys: the secret stays secret, the permutation is the published one, a sealed box stays shut."""
 
 import copy
 import hashlib
 import itertools
-import os
 import pickle
 from collections import Counter
-from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import cloudpickle
 import pytest
@@ -16,8 +13,8 @@ from hypothesis import strategies as st
 
 from orchestrator.errors import VaultError
 from orchestrator.keys.permutation import draw_permutation
+from orchestrator.keys.sealing import BOX_BYTES, Envelope, seal
 from orchestrator.keys.secret import SecretKey
-from orchestrator.keys.vault import FileVault, open_vault
 
 COUNTING = SecretKey(bytes(range(32)))
 ZERO = SecretKey(bytes(32))
@@ -87,69 +84,57 @@ def test_a_key_of_another_length_is_refused_without_being_shown() -> None:
     assert "short" not in str(refused.value)
 
 
-def test_a_vault_keeps_its_keys_and_grows(vault: str) -> None:
-    two = open_vault(vault).ensure("study", 2)
-    four = open_vault(f"file://{vault}").ensure("study", 4)
-    assert four[:2] == two
-    assert len(set(four)) == 4
-    assert open_vault(vault).ensure("other", 1)[0] not in four
-    assert open_vault(vault).open("study", 3, four[3]).key_id == four[3]
+requests = st.builds(lambda secret: (SecretKey(secret), Envelope()), st.binary(min_size=32, max_size=32))
 
 
-def test_vault_files_are_for_their_owner_alone(vault: str) -> None:
-    FileVault(Path(vault)).ensure("study", 1)
-    file = Path(vault, "study", "00000.key")
-    assert file.stat().st_mode & 0o777 == 0o600
-    assert file.parent.stat().st_mode & 0o777 == 0o700
-    assert Path(vault).stat().st_mode & 0o777 == 0o700
-    assert [path.name for path in file.parent.iterdir()] == ["00000.key"]
+@given(requests)
+def test_a_sealed_key_opens_for_the_envelope_that_asked(request) -> None:
+    key, envelope = request
+    box = seal(key, envelope.public)
+    assert len(box) == BOX_BYTES
+    assert envelope.unseal(box, key.key_id) == key
+    # What travels holds neither the key nor a part of it that could be searched for.
+    assert not any(key.reveal()[at : at + 8] in box + envelope.public for at in range(0, 32, 8))
+    assert seal(key, envelope.public) != box
 
 
-def test_writers_at_once_agree_on_one_key(vault: str) -> None:
-    with ThreadPoolExecutor(8) as threads:
-        found = list(threads.map(lambda _: FileVault(Path(vault)).ensure("study", 3), range(16)))
-    assert len(set(found)) == 1
+@given(requests, st.integers(0, BOX_BYTES - 1), st.integers(0, 7))
+def test_a_box_with_one_bit_changed_does_not_open(request, place: int, bit: int) -> None:
+    key, envelope = request
+    box = bytearray(seal(key, envelope.public))
+    box[place] ^= 1 << bit
+    refused(envelope, bytes(box), key.key_id, key)
 
 
-def test_a_key_others_may_read_is_refused(vault: str) -> None:
-    (key_id,) = FileVault(Path(vault)).ensure("study", 1)
-    Path(vault, "study", "00000.key").chmod(0o644)
-    with pytest.raises(VaultError, match="readable by others"):
-        FileVault(Path(vault)).open("study", 0, key_id)
+@given(requests, st.integers(0, BOX_BYTES - 1), st.binary(max_size=40))
+def test_a_box_cut_short_or_grown_does_not_open(request, length: int, more: bytes) -> None:
+    key, envelope = request
+    box = seal(key, envelope.public)
+    refused(envelope, box[:length], key.key_id, key)
+    refused(envelope, box + b"\0" + more, key.key_id, key)
 
 
-def test_a_vault_others_may_write_is_refused(vault: str) -> None:
-    (key_id,) = FileVault(Path(vault)).ensure("study", 1)
-    Path(vault).chmod(0o777)
-    with pytest.raises(VaultError, match="written by others"):
-        FileVault(Path(vault)).open("study", 0, key_id)
+@given(requests, requests)
+def test_a_box_opens_for_no_other_envelope_and_as_no_other_key(one, other) -> None:
+    key, envelope = one
+    box = seal(key, envelope.public)
+    refused(other[1], box, key.key_id, key)
+    refused(envelope, box, COUNTING.key_id, key)
 
 
-@pytest.mark.parametrize("content", [b"", b"abc", b"\xff" * 32, b"zz" * 32, b"00" * 31])
-def test_a_damaged_key_file_is_told_without_its_content(vault: str, content: bytes) -> None:
-    (key_id,) = FileVault(Path(vault)).ensure("study", 1)
-    Path(vault, "study", "00000.key").write_bytes(content)
-    with pytest.raises(VaultError) as refused:
-        FileVault(Path(vault)).open("study", 0, key_id)
-    told = str(refused.value)
-    assert "00000.key" in told or "Slot 0" in told
-    assert not content or content.decode("latin1") not in told
+def refused(envelope: Envelope, box: bytes, key_id: str, key: SecretKey) -> None:
+    with pytest.raises(VaultError, match=f"sealed box for key {key_id}") as told:
+        envelope.unseal(box, key_id)
+    assert key.reveal().hex() not in str(told.value)
 
 
-def test_another_key_in_the_slot_is_refused(vault: str) -> None:
-    FileVault(Path(vault)).ensure("study", 1)
-    with pytest.raises(VaultError, match="expects k-000000000000"):
-        FileVault(Path(vault)).open("study", 0, "k-000000000000")
+@given(st.binary(max_size=80).filter(lambda public: len(public) != 32) | st.sampled_from([bytes(32)]))
+def test_nothing_is_sealed_for_a_public_half_that_is_none(public: bytes) -> None:
+    with pytest.raises(VaultError, match="not one of X25519"):
+        seal(COUNTING, public)
 
 
-def test_one_key_in_two_slots_is_refused(vault: str) -> None:
-    FileVault(Path(vault)).ensure("study", 1)
-    first, second = (Path(vault, "study", f"0000{slot}.key") for slot in (0, 1))
-    os.link(first, second)
-    with pytest.raises(VaultError, match="one key in two slots"):
-        FileVault(Path(vault)).ensure("study", 2)
-
-
-def test_an_unknown_scheme_is_named() -> None:
-    with pytest.raises(VaultError, match="carrier-pigeon://"):
-        open_vault("carrier-pigeon://loft")
+@pytest.mark.parametrize("ship", [pickle.dumps, cloudpickle.dumps, copy.copy, copy.deepcopy])
+def test_an_envelope_is_neither_pickled_nor_copied(ship) -> None:
+    with pytest.raises(TypeError, match="never pickled"):
+        ship(Envelope())

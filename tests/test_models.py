@@ -13,14 +13,14 @@ from hypothesis import strategies as st
 from orchestrator.errors import StudyError, WeightsError
 from orchestrator.keys.permutation import draw_permutation
 from orchestrator.keys.secret import SecretKey
-from orchestrator.keys.vault import open_vault
+from orchestrator.keys.vault import VaultAt, open_vault
 from orchestrator.models.backbone import Architecture, load_plain, parse_weights
 from orchestrator.models.keyed import KeyedModel, fold
 from orchestrator.models.lora import add_lora
 from orchestrator.models.ref import ModelRef
 from orchestrator.models.stored import KeyAccess, load_model, save_model
 from orchestrator.models.transform import BlockShuffle
-from orchestrator.store.artifacts import LocalStore
+from orchestrator.store.local import LocalStore
 from orchestrator.training.finetune import parameter_counts
 
 KEY = SecretKey(bytes(range(32)))
@@ -135,7 +135,7 @@ def test_a_stored_model_loads_as_it_was_trained(
     store: LocalStore, vault: str, method: str, block_size: int
 ) -> None:
     (key_id,) = open_vault(vault).ensure("study", 1)
-    keys = KeyAccess(vault=vault, study="study")
+    keys = KeyAccess(keys=VaultAt(vault), study="study")
     plain = ModelRef(name="plain", method="plain", recipe={"kind": "plain"})
     ref = ModelRef(name=key_id, method=method, slot=0, recipe={"block_size": block_size})
     torch.manual_seed(0)
@@ -159,10 +159,10 @@ def test_a_stored_model_loads_as_it_was_trained(
 
 def test_a_folded_model_loads_without_its_vault(store: LocalStore, vault: str) -> None:
     (key_id,) = open_vault(vault).ensure("study", 1)
-    keys = KeyAccess(vault=vault, study="study")
+    keys = KeyAccess(keys=VaultAt(vault), study="study")
     ref = ModelRef(name=key_id, method="full", slot=0, recipe={"block_size": 8})
     save_model(store, ref, KeyedModel(SMALL.build(), keys.shuffle(ref, 8)), {})
-    load_model(store, ref, SMALL, KeyAccess(vault=f"{vault}-absent", study="study"))
+    load_model(store, ref, SMALL, KeyAccess(keys=VaultAt(f"{vault}-absent"), study="study"))
     assert store.record(ref.address).provenance["form"] == "folded"
 
 

@@ -21,7 +21,7 @@ from orchestrator.shards.shard import (
     write_shard,
 )
 from orchestrator.shards.sources import Item, open_source
-from orchestrator.store.artifacts import LocalStore
+from orchestrator.store.local import LocalStore
 
 SETTINGS = {
     "classes": 3,

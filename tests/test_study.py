@@ -15,7 +15,7 @@ from jobs.proliferate import proliferate
 from orchestrator.errors import StudyError, ThreatError
 from orchestrator.pipeline.command import main, parse
 from orchestrator.presets import PRESETS, digits, imagenet
-from orchestrator.store.artifacts import LocalStore
+from orchestrator.store.local import LocalStore
 
 SHORT = [
     "--base.epochs=1", "--recipe.epochs=1", "--n-keys=2", "--train-images=128", "--eval-images=40",
@@ -51,7 +51,7 @@ def test_a_study_runs_to_its_report_and_runs_again_for_nothing(job, tmp_path: Pa
     before, modified = matrix.read_bytes(), matrix.stat().st_mtime_ns
     status, said, _ = job()
     assert status == 0
-    assert "full models: 2/2 already there" in said
+    assert "keyed models: 2/2 already there" in said
     assert "attacks: 6/6 already there" in said
     assert (matrix.read_bytes(), matrix.stat().st_mtime_ns) == (before, modified)
 

@@ -10,11 +10,12 @@ from PIL import Image
 
 from conftest import run_locally, small_study
 from orchestrator.errors import DataError, StudyError
+from orchestrator.keys.vault import VaultAt
 from orchestrator.models.stored import WEIGHTS_FILE
 from orchestrator.pipeline.plan import make_plan, plan_images
 from orchestrator.pipeline.roster import ensure_keys
 from orchestrator.shards.shard import write_shard
-from orchestrator.store.artifacts import LocalStore
+from orchestrator.store.local import LocalStore
 from orchestrator.training.batches import InMemoryImages, Share, augment, open_batches
 from orchestrator.training.finetune import EpochLine, TrainingUnit, finetune
 from orchestrator.training.place import Place
@@ -29,7 +30,7 @@ class Killed(BaseException):
 def planned(store: LocalStore, vault: str, **changes) -> list[TrainingUnit]:
     """The training units of a small study whose shards are cut: plain first."""
     study = small_study(**changes)
-    plan = make_plan(study, plan_images(study), ensure_keys(study, store, vault), store.uri, vault)
+    plan = make_plan(study, plan_images(study), ensure_keys(study, store, vault), store.uri, VaultAt(vault))
     for shard in plan.shards:
         write_shard(store, shard)
     return [plan.plain, *plan.keyed]
@@ -199,7 +200,7 @@ def test_lora_options_leave_full_models_what_they_are(store: LocalStore, vault: 
     study = small_study()
     other = replace(study, recipe=replace(study.recipe, lora_rank=4))
     keys = ensure_keys(study, store, vault)
-    plans = [make_plan(s, plan_images(s), keys, store.uri, vault) for s in (study, other)]
+    plans = [make_plan(s, plan_images(s), keys, store.uri, VaultAt(vault)) for s in (study, other)]
     assert plans[0].keyed[0].model.digest == plans[1].keyed[0].model.digest
 
 

@@ -19,7 +19,7 @@ from orchestrator.errors import StaleArtifact, ThreatViolated, WeightsError
 from orchestrator.models.ref import ModelRef
 from orchestrator.pipeline.tally import tally
 from orchestrator.shards.shard import plan_shards, write_shard
-from orchestrator.store.artifacts import LocalStore
+from orchestrator.store.local import LocalStore
 from orchestrator.store.record import recipe_digest
 from orchestrator.transfer.matrix import Panel, TransferMatrix
 from orchestrator.transfer.outcomes import OUTCOME_SCHEMA
@@ -124,7 +124,7 @@ def test_outcomes_do_not_depend_on_the_batch_or_the_models_held(tmp_path: Path) 
     for name, options in (
         ("one", {"batch": 1}),
         ("all", {}),
-        ("few", {"batch": 5, "keep_models": 1}),
+        ("few", {"batch": 5, "keep_bytes": 1}),
     ):
         store = LocalStore(tmp_path / name)
         wanted = units(store, tmp_path, ["plain", "k-a", "k-b"], epsilon=0.03)

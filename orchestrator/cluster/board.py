@@ -1,10 +1,32 @@
 """Board: one small actor where workers leave lines of progress and the driver collects them."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import ray
 from ray.exceptions import RayActorError
+
+
+@dataclass(frozen=True)
+class Begun:
+    """The line that says a model has its workers."""
+
+    model: str
+    """The unit's id."""
+
+
+@dataclass(frozen=True)
+class Ended:
+    """The line that says a model is trained and committed."""
+
+    model: str
+    """The unit's id."""
+    first: bool
+    """Whether it was committed here, not by another driver's worker."""
+
+
+Post = Callable[[Any], None]
 
 
 class _Board:
@@ -28,7 +50,7 @@ class Board:
         self.actor = ray.remote(_Board).options(num_cpus=0).remote()
 
     @property
-    def post(self) -> Callable[[Any], None]:
+    def post(self) -> Post:
         """Leaves a line without waiting: progress never slows the work it tells of."""
         return _Poster(self.actor)
 

@@ -7,19 +7,22 @@ from typing import Any
 
 from ray import tune
 
-from orchestrator.cluster.ddp import WORKER_LOSSES, Trained
+from orchestrator.cluster.board import Ended, Post
+from orchestrator.cluster.ddp import WORKER_LOSSES
 from orchestrator.cluster.runner import Failed, Finished
 from orchestrator.cluster.session import Cluster
+from orchestrator.cluster.workplace import Trained
 from orchestrator.errors import OrchestratorError, first_line
 from orchestrator.store.artifacts import open_store
-from orchestrator.training.finetune import Tell, TrainingUnit, finetune
+from orchestrator.store.scratch import Scratch
+from orchestrator.training.finetune import TrainingUnit, finetune
 from orchestrator.training.place import Place
 
 logger = logging.getLogger(__name__)
 
 
 def train_lora(
-    cluster: Cluster, units: Sequence[TrainingUnit], *, scratch: str, tell: Tell
+    cluster: Cluster, units: Sequence[TrainingUnit], *, scratch: Scratch, tell: Post
 ) -> Iterator[Trained]:
     """One Tune trial a unit; a trial whose worker is lost continues from its last checkpoint.
 
@@ -29,7 +32,7 @@ def train_lora(
     by_label = {unit.id: unit for unit in units}
     trainable = tune.with_resources(
         functools.partial(_trial, units=by_label, tell=tell),
-        {name.lower(): amount for name, amount in cluster.bundle().items()},
+        {name.lower(): amount for name, amount in cluster.devices.bundle().items()},
     )
     tuner = tune.Tuner(
         trainable,
@@ -37,7 +40,8 @@ def train_lora(
         tune_config=tune.TuneConfig(reuse_actors=True, max_concurrent_trials=0),
         run_config=tune.RunConfig(
             name="lora",
-            storage_path=scratch,
+            storage_path=scratch.path,
+            storage_filesystem=scratch.system,
             verbose=0,
             failure_config=tune.FailureConfig(max_failures=WORKER_LOSSES),
         ),
@@ -52,11 +56,12 @@ def train_lora(
             yield Failed(unit, reasons.get(unit.id) or "its trial never ran")
 
 
-def _trial(config: dict[str, Any], units: dict[str, TrainingUnit], tell: Tell) -> dict[str, str]:
+def _trial(config: dict[str, Any], units: dict[str, TrainingUnit], tell: Post) -> dict[str, str]:
     try:
-        finetune(units[config["model"]], Place.here(), tell)
+        first = finetune(units[config["model"]], Place.here(), tell)
     except OrchestratorError as error:
         return {"refused": f"{type(error).__name__}: {error}"}
+    tell(Ended(config["model"], first))
     return {"refused": ""}
 
 

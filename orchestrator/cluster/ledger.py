@@ -1,7 +1,6 @@
 """Ledger: every unit is pending, running, or settled once; pure bookkeeping, tested without machines."""
 
 from collections import deque
-from collections.abc import Iterable
 
 MAX_ATTEMPTS = 3
 
@@ -13,17 +12,24 @@ class Ledger:
     costs a retry, a unit that kills every worker it meets (a poison unit) ends as failed. An error
     the worker itself reports is settled at once: attacks are deterministic and would fail again.
 
-    Raises:
-        ValueError: two ids are equal, or a unit is settled or lost that is not running.
     """
 
-    def __init__(self, units: Iterable[str], max_attempts: int = MAX_ATTEMPTS) -> None:
-        self._pending = deque(units)
-        self._attempts: dict[str, int] = dict.fromkeys(self._pending, 0)
-        if len(self._attempts) != len(self._pending):
-            raise ValueError("A unit was given twice; each is done once.")
+    def __init__(self, max_attempts: int = MAX_ATTEMPTS) -> None:
+        self._pending: deque[str] = deque()
+        self._attempts: dict[str, int] = {}
         self._running: set[str] = set()
         self._max_attempts = max_attempts
+
+    def add(self, unit: str) -> None:
+        """One more unit, pending.
+
+        Raises:
+            ValueError: the unit was given before; each is done once.
+        """
+        if unit in self._attempts:
+            raise ValueError(f"{unit} was given twice; each unit is done once.")
+        self._attempts[unit] = 0
+        self._pending.append(unit)
 
     def take(self) -> str | None:
         """The next pending unit, now running; None when all are running or settled."""
@@ -35,11 +41,19 @@ class Ledger:
         return unit
 
     def settle(self, unit: str) -> None:
-        """The unit is done, or failed for good."""
+        """The unit is done, or failed for good.
+
+        Raises:
+            ValueError: the unit is not running.
+        """
         self._stop(unit)
 
     def lose(self, unit: str) -> bool:
-        """The unit's worker died. True: it is pending again. False: it has used up its attempts."""
+        """The unit's worker died. True: it is pending again. False: it has used up its attempts.
+
+        Raises:
+            ValueError: the unit is not running.
+        """
         self._stop(unit)
         if self._attempts[unit] >= self._max_attempts:
             return False

@@ -2,7 +2,8 @@
 
 import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
 
@@ -21,6 +22,7 @@ class Identified(Protocol):
 
 Unit = TypeVar("Unit", bound=Identified)
 UnitIn = TypeVar("UnitIn", bound=Identified, contravariant=True)
+UnitOut = TypeVar("UnitOut", bound=Identified, covariant=True)
 
 
 @runtime_checkable
@@ -57,13 +59,49 @@ MakeWorker = Callable[[], Worker[Unit]]
 
 
 @runtime_checkable
+class Feed(Protocol[UnitOut]):
+    """Where units come from; some may wait for what other units make. Safe to ask from any thread."""
+
+    def take(self) -> UnitOut | None:
+        """A unit that can be done now, handed out once; None while there is none."""
+        ...
+
+    def waiting(self) -> int:
+        """How many units can be done now."""
+        ...
+
+    def ended(self) -> bool:
+        """Whether none is waiting and none will come."""
+        ...
+
+
+class Listed(Generic[Unit]):
+    """A feed of units that are all known and ready, in their order."""
+
+    def __init__(self, units: Iterable[Unit]) -> None:
+        self.units = deque(units)
+
+    def take(self) -> Unit | None:
+        """The next unit."""
+        return self.units.popleft() if self.units else None
+
+    def waiting(self) -> int:
+        """How many are left."""
+        return len(self.units)
+
+    def ended(self) -> bool:
+        """Whether all were taken."""
+        return not self.units
+
+
+@runtime_checkable
 class Runner(Protocol):
     """Runs units somewhere."""
 
     def run(
-        self, make_worker: MakeWorker[Unit], units: Sequence[Unit]
+        self, make_worker: MakeWorker[Unit], feed: Feed[Unit]
     ) -> Iterator[Finished[Unit] | Failed[Unit]]:
-        """Every unit exactly once, as Finished or Failed, in any order."""
+        """Every unit of the feed exactly once, as Finished or Failed, in any order."""
         ...
 
 
@@ -71,11 +109,11 @@ class LocalRunner:
     """One worker in this process; the twin of the actor pool that needs no cluster."""
 
     def run(
-        self, make_worker: MakeWorker[Unit], units: Sequence[Unit]
+        self, make_worker: MakeWorker[Unit], feed: Feed[Unit]
     ) -> Iterator[Finished[Unit] | Failed[Unit]]:
-        """Units in their order."""
+        """Units as the feed gives them; here nothing comes while nobody works, so none left is the end."""
         worker = BuiltOnUse(make_worker)
-        for unit in units:
+        while (unit := feed.take()) is not None:
             yield attempt(worker, unit)
 
 

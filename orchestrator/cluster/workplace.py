@@ -1,11 +1,17 @@
 """Workplace: where training and units run; LocalWorkplace is this process, its twin is Ray."""
 
+import contextlib
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
 from typing import Protocol, runtime_checkable
 
-from orchestrator.cluster.runner import Failed, Finished, LocalRunner, MakeWorker, Unit
+from orchestrator.cluster.runner import Failed, Feed, Finished, Listed, LocalRunner, MakeWorker, Unit
+from orchestrator.keys.vault import KeySource, VaultAt
 from orchestrator.training.finetune import Tell, TrainingUnit, finetune
 from orchestrator.training.place import Place
+
+Trained = Finished[TrainingUnit] | Failed[TrainingUnit]
+Worked = Finished[Unit] | Failed[Unit]
 
 
 @runtime_checkable
@@ -17,16 +23,24 @@ class Workplace(Protocol):
         """One line: what this workplace has."""
         ...
 
-    def train(
-        self, units: Sequence[TrainingUnit], tell: Tell
-    ) -> Iterator[Finished[TrainingUnit] | Failed[TrainingUnit]]:
-        """Train units of one method; ``tell`` gets every epoch."""
+    def keys(self, vault: str) -> AbstractContextManager[KeySource]:
+        """How the workers of this workplace get at the keys of a vault, while the block runs."""
+        ...
+
+    def train(self, units: Sequence[TrainingUnit], tell: Tell) -> Iterator[Trained]:
+        """Train units of any methods; ``tell`` gets every epoch. An account says what ``finetune`` said."""
         ...
 
     def work(
-        self, make_worker: MakeWorker[Unit], units: Sequence[Unit]
-    ) -> Iterator[Finished[Unit] | Failed[Unit]]:
-        """Run units on workers."""
+        self, make_worker: MakeWorker[Unit], feed: Feed[Unit], *, on_cores: bool = False
+    ) -> Iterator[Worked[Unit]]:
+        """Run units on workers; ``on_cores`` where they have no use for a GPU."""
+        ...
+
+    def together(
+        self, training: Iterator[Trained], work: Iterator[Worked[Unit]]
+    ) -> Iterator[Trained | Worked[Unit]]:
+        """Both, as their items come; side by side where there is room."""
         ...
 
 
@@ -35,22 +49,32 @@ class LocalWorkplace:
 
     description = "this process alone"
 
-    def train(
-        self, units: Sequence[TrainingUnit], tell: Tell
-    ) -> Iterator[Finished[TrainingUnit] | Failed[TrainingUnit]]:
+    def keys(self, vault: str) -> AbstractContextManager[KeySource]:
+        """The vault itself."""
+        return contextlib.nullcontext(VaultAt(vault))
+
+    def train(self, units: Sequence[TrainingUnit], tell: Tell) -> Iterator[Trained]:
         """Train units in their order."""
-        yield from LocalRunner().run(lambda: _Trainer(tell), units)
+        yield from LocalRunner().run(lambda: _Trainer(tell), Listed(units))
 
     def work(
-        self, make_worker: MakeWorker[Unit], units: Sequence[Unit]
-    ) -> Iterator[Finished[Unit] | Failed[Unit]]:
+        self, make_worker: MakeWorker[Unit], feed: Feed[Unit], *, on_cores: bool = False
+    ) -> Iterator[Worked[Unit]]:
         """Run units in their order."""
-        yield from LocalRunner().run(make_worker, units)
+        del on_cores
+        yield from LocalRunner().run(make_worker, feed)
+
+    def together(
+        self, training: Iterator[Trained], work: Iterator[Worked[Unit]]
+    ) -> Iterator[Trained | Worked[Unit]]:
+        """First training, then work."""
+        yield from training
+        yield from work
 
 
 class _Trainer:
     def __init__(self, tell: Tell) -> None:
         self.tell = tell
 
-    def run(self, unit: TrainingUnit) -> None:
-        finetune(unit, Place.here(), self.tell)
+    def run(self, unit: TrainingUnit) -> bool:
+        return finetune(unit, Place.here(), self.tell)

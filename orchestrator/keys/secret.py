@@ -1,11 +1,17 @@
 """SecretKey and its public id; redacted when printed, refused when pickled."""
 
 import hashlib
+import resource
 import secrets
 from typing import NoReturn
 
 KEY_BYTES = 32
 _ID_DOMAIN = b"multikey-orchestrator/key-id/v1\x00"
+
+
+def forbid_core_dumps() -> None:
+    """Keep a crash of this process from writing its memory, and the keys in it, to disk."""
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
 class SecretKey:

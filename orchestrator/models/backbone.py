@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from orchestrator.errors import StudyError, WeightsError, first_line
 
 StateDict = Mapping[str, Tensor]
+# Fewer bits need a scale that the file does not hold; whole numbers count steps or places.
+_WEIGHT_KINDS = {torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.int64, torch.int32}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,15 +102,34 @@ def parse_weights(content: bytes, origin: str) -> dict[str, Tensor]:
     """Tensors of a safetensors file; pickles are refused, not opened.
 
     Raises:
-        WeightsError: the bytes are not safetensors.
+        WeightsError: the bytes are not safetensors, or hold values that are no weights.
     """
     try:
-        return dict(safetensors.torch.load(content))
-    except (SafetensorError, ValueError, KeyError, TypeError) as error:
+        tensors = dict(safetensors.torch.load(content))
+    # What this library and torch raise for headers that lie: of shapes, sizes, and kinds of number.
+    except (SafetensorError, ValueError, KeyError, TypeError, AssertionError, RuntimeError) as error:
         raise WeightsError(
             f"{origin} is not a safetensors file ({first_line(error)}). Convert it with "
             "safetensors.torch.save_file; pickled checkpoints are never opened."
         ) from None
+    for name, tensor in tensors.items():
+        if tensor.dtype not in _WEIGHT_KINDS or not tensor.isfinite().all():
+            raise WeightsError(
+                f"{origin} holds no finite numbers of 16 to 64 bits in {name[:80]} ({tensor.dtype}). "
+                "Train or fetch these weights again."
+            )
+    return tensors
+
+
+def load_whole(backbone: nn.Module, state: StateDict, origin: str) -> None:
+    """Load weights of this very architecture, head included: what the store holds of a model.
+
+    Raises:
+        WeightsError: any tensor is missing, unknown or of another shape.
+    """
+    fresh = load_plain(backbone, state, origin)
+    if fresh:
+        raise WeightsError(f"{origin} has no {fresh[0]} that fits this model. Delete it and rerun.")
 
 
 def load_plain(backbone: nn.Module, state: StateDict, origin: str) -> list[str]:
@@ -125,7 +146,7 @@ def load_plain(backbone: nn.Module, state: StateDict, origin: str) -> list[str]:
     wrong = [
         f"{name} {tuple(state[name].shape) if name in state else 'absent'} against {tuple(own[name].shape)}"
         if name in own
-        else f"{name} unknown"
+        else f"{name[:80]} unknown"
         for name in sorted({*own, *state} - set(fresh))
         if name not in own or name not in state or state[name].shape != own[name].shape
     ]

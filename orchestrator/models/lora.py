@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from orchestrator.errors import StudyError
+from orchestrator.errors import StudyError, WeightsError
 
 PATCH = "patch_embed.proj"
 PATCH_WEIGHT, PATCH_BIAS = f"{PATCH}.weight", f"{PATCH}.bias"
@@ -66,9 +66,20 @@ def adapter_state(adapted: nn.Module) -> dict[str, Tensor]:
 
 
 @torch.no_grad()
-def merge_adapter(backbone: nn.Module, state: Mapping[str, Tensor]) -> nn.Module:
-    """Add an extracted adapter to plain weights, in place; no PEFT left in the result."""
+def merge_adapter(backbone: nn.Module, state: Mapping[str, Tensor], origin: str) -> nn.Module:
+    """Add an extracted adapter to plain weights, in place; no PEFT left in the result.
+
+    Raises:
+        WeightsError: it was extracted from another architecture, or is no adapter.
+    """
     own = backbone.state_dict()
+    strange = [name for name in state if not _fits(name, state, own)]
+    whole = (PATCH_WEIGHT, PATCH_BIAS, f"{HEAD}.weight", f"{HEAD}.bias")
+    strange += [name for name in whole if name not in state]
+    if strange:
+        raise WeightsError(
+            f"{origin} is no adapter of this model ({strange[0][:80]}). Delete it and rerun."
+        )
     for name, tensor in state.items():
         if name.endswith(".up"):
             continue
@@ -78,3 +89,14 @@ def merge_adapter(backbone: nn.Module, state: Mapping[str, Tensor]) -> nn.Module
         else:
             own[name].copy_(tensor)
     return backbone
+
+
+def _fits(name: str, state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> bool:
+    """Whether a tensor of an adapter has its place in the model, and its counterpart where it has one."""
+    layer, _, part = name.rpartition(".")
+    if part not in ("down", "up"):
+        return name in own and state[name].shape == own[name].shape
+    down, up, weight = state.get(f"{layer}.down"), state.get(f"{layer}.up"), own.get(f"{layer}.weight")
+    if down is None or up is None or weight is None or not down.ndim == up.ndim == weight.ndim == 2:
+        return False
+    return up.shape[1] == down.shape[0] and (up.shape[0], down.shape[1]) == weight.shape

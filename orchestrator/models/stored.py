@@ -7,8 +7,9 @@ from typing import Any
 import safetensors.torch
 from torch import Tensor, nn
 
-from orchestrator.keys.vault import open_vault
-from orchestrator.models.backbone import Architecture, load_plain, parse_weights, patch_size_of
+from orchestrator.keys.secret import forbid_core_dumps
+from orchestrator.keys.vault import KeySource
+from orchestrator.models.backbone import Architecture, load_whole, parse_weights, patch_size_of
 from orchestrator.models.keyed import KeyedModel, as_folded, fold, folded_patch_weights, folds
 from orchestrator.models.lora import PATCH_BIAS, PATCH_WEIGHT, adapter_state, merge_adapter
 from orchestrator.models.ref import PLAIN, ModelRef
@@ -22,16 +23,17 @@ PLAIN_ADDRESS = f"models/{PLAIN}"
 
 @dataclass(frozen=True, kw_only=True)
 class KeyAccess:
-    """How a worker gets from a key id to the key: by opening the vault where it runs."""
+    """How a worker gets from a key id to the key: by asking a source of keys where it runs."""
 
-    vault: str
+    keys: KeySource
     study: str
 
     def shuffle(self, model: ModelRef, block_size: int) -> BlockShuffle | None:
         """The model's shuffle; None for plain."""
         if model.method == "plain":
             return None
-        key = open_vault(self.vault).open(self.study, model.slot, model.name)
+        forbid_core_dumps()
+        key = self.keys.open(self.study, model.slot, model.name)
         return BlockShuffle.from_key(key, block_size)
 
 
@@ -79,6 +81,7 @@ def load_model(
         NotCommitted: it has not been trained yet.
         StaleArtifact: what is stored was made by another recipe.
         DamagedArtifact: the stored bytes changed.
+        WeightsError: they are not weights of this architecture.
         VaultError: its key cannot be folded and the vault does not have it.
     """
     store.record(ref.address, ref.recipe)
@@ -86,10 +89,10 @@ def load_model(
     backbone = architecture.build()
     if ref.method == "lora":
         plain = parse_weights(store.read(PLAIN_ADDRESS, WEIGHTS_FILE), PLAIN_ADDRESS)
-        load_plain(backbone, plain, PLAIN_ADDRESS)
-        merge_adapter(backbone, state)
+        load_whole(backbone, plain, PLAIN_ADDRESS)
+        merge_adapter(backbone, state, ref.address)
     else:
-        load_plain(backbone, state, ref.address)
+        load_whole(backbone, state, ref.address)
     return freeze(_behind_its_key(backbone, ref, keys))
 
 

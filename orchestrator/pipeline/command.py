@@ -16,6 +16,7 @@ from orchestrator.errors import OrchestratorError, StudyError
 from orchestrator.keys.vault import open_vault
 from orchestrator.presets import PRESETS
 from orchestrator.store.artifacts import ArtifactStore, open_store
+from orchestrator.store.uri import below
 from orchestrator.study import Study
 
 HOME = "~/multikey"
@@ -29,24 +30,30 @@ class Command:
     preset: str = "digits"
     """The study to start from: digits, cifar10 or imagenet."""
     store: str = f"{HOME}/store"
-    """Folder of all studies' artifacts. It holds weights: keep it as private as the vault."""
+    """Where all studies' artifacts are: a folder, or s3://bucket/prefix with options such as ?sse=kms. It
+    holds weights: keep it as private as the vault."""
     vault: str = f"{HOME}/vault"
-    """Folder of the keys, never inside the store."""
+    """Where the keys are, never inside the store: a folder, aws-sm://prefix, or s3://bucket/prefix."""
     dry_run: bool = False
     """Print what is done and what is to do, and stop."""
     local: bool = False
     """Run everything in this process, without Ray."""
     ray: str = "auto"
     """Cluster to run on: auto joins the running one or starts one here; local starts one; or an address."""
+    gpus: int = -1
+    """GPUs to use at most, and to ask for on a cluster that scales; 0 computes on cores; -1 takes those
+    there are, and asks a cluster that has scaled down to nothing for GPUs."""
+    shared_folders: bool = False
+    """On several nodes: each mounts the folders given as store and vault at the same path."""
     workers_per_model: int = 1
     """Data-parallel workers of one full fine-tune, one GPU (or core) each."""
     pack: int = 0
     """Models one worker group trains in turn; 0 is one on GPUs, an even share for each group on cores."""
     actors: int = 0
-    """Attack actors at most; 0 is one a GPU, or one a core where there are none."""
+    """Attack actors at most; 0 is one for each GPU (or core) that training leaves."""
 
     def __post_init__(self) -> None:
-        for name, least in (("workers_per_model", 1), ("pack", 0), ("actors", 0)):
+        for name, least in (("workers_per_model", 1), ("pack", 0), ("actors", 0), ("gpus", -1)):
             if getattr(self, name) < least:
                 flag = name.replace("_", "-")
                 raise StudyError(f"--{flag} is {getattr(self, name)}. Give at least {least}.")
@@ -58,7 +65,7 @@ class Command:
 
     def open_store(self) -> ArtifactStore:
         """The study's own part of the store."""
-        return open_store(f"{self.store.rstrip('/')}/{self.study.name}")
+        return open_store(below(self.store, self.study.name))
 
     @contextmanager
     def workplace(self) -> Iterator[Workplace]:
@@ -70,13 +77,14 @@ class Command:
         from orchestrator.cluster.ray_workplace import RayWorkplace
         from orchestrator.cluster.session import joined
 
-        with joined(self.ray) as cluster:
+        with joined(self.ray, self.gpus) as cluster:
             yield RayWorkplace(
                 cluster,
+                self.open_store().uri,
                 workers_per_model=self.workers_per_model,
                 pack=self.pack,
                 actors=self.actors,
-                scratch=f"{self.open_store().uri}/.ray",
+                shared_folders=self.shared_folders,
             )
 
 

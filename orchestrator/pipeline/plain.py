@@ -1,14 +1,14 @@
 """The plain model brought along: pre-trained by timm, or a safetensors file local or on s3://."""
 
 from orchestrator.errors import WeightsError
-from orchestrator.models.backbone import load_plain, parse_weights
+from orchestrator.models.backbone import StateDict, load_plain, parse_weights
 from orchestrator.models.keyed import KeyedModel
 from orchestrator.models.ref import ModelRef
 from orchestrator.models.stored import save_model
 from orchestrator.pipeline.progress import Reporter
 from orchestrator.seeds import derive_seed
 from orchestrator.store.artifacts import ArtifactStore
-from orchestrator.store.files import read_file
+from orchestrator.store.files import open_file
 from orchestrator.study import Study
 from orchestrator.training.finetune import parameter_counts
 from orchestrator.training.randomness import seeded
@@ -31,7 +31,11 @@ def import_plain(study: Study, ref: ModelRef, store: ArtifactStore, reporter: Re
         known = backbone.pretrained_cfg["num_classes"]  # type: ignore[index]
         fresh = [] if known == study.architecture.classes else ["head.weight", "head.bias"]
     else:
-        fresh = load_plain(backbone, parse_weights(_read(study.weights), study.weights), study.weights)
+        tensors: StateDict = backbone.state_dict()
+        # 64 bits for each number, and room for a larger head.
+        most_bytes = 8 * sum(tensor.numel() for tensor in tensors.values()) + 2**30
+        content = read_weights(study.weights, most_bytes)
+        fresh = load_plain(backbone, parse_weights(content, study.weights), study.weights)
     if fresh:
         reporter.say(f"plain model: {', '.join(fresh)} had another size and start at random")
     model = KeyedModel(backbone)
@@ -39,9 +43,20 @@ def import_plain(study: Study, ref: ModelRef, store: ArtifactStore, reporter: Re
     save_model(store, ref, model, {**told, **parameter_counts(model)})
 
 
-def _read(weights: str) -> bytes:
+def read_weights(weights: str, most_bytes: int = 2**35) -> bytes:
+    """The bytes of a weights file.
+
+    Raises:
+        WeightsError: it is absent, cannot be read, or has more than so many bytes.
+    """
     try:
-        return read_file(weights)
+        with open_file(weights) as file:
+            if file.size() > most_bytes:
+                raise WeightsError(
+                    f"Weights {weights} have {file.size()} bytes, and this model at most {most_bytes}. "
+                    "Give the weights of this model, or the --architecture of these weights."
+                )
+            return bytes(file.read())
     except OSError as error:
         raise WeightsError(
             f"Weights {weights} cannot be read ({error}). Give --weights a .safetensors file, local or "

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from orchestrator.attacks import attack_settings
+from orchestrator.keys.vault import KeySource
 from orchestrator.models.ref import PLAIN, Method, ModelRef
 from orchestrator.models.stored import KeyAccess
 from orchestrator.seeds import derive_seed
@@ -59,11 +60,13 @@ def plan_images(study: Study) -> Images:
     return Images(_shards(study, "train"), _shards(study, "eval"))
 
 
-def make_plan(study: Study, images: Images, key_ids: Sequence[str], store_uri: str, vault_uri: str) -> Plan:
+def make_plan(
+    study: Study, images: Images, key_ids: Sequence[str], store_uri: str, keys: KeySource
+) -> Plan:
     """The plan of a study whose keys have these public ids, in slot order."""
     train, evaluation = images.train, images.evaluation
     data = recipe_digest({"shards": [recipe_digest(shard.recipe) for shard in train]})
-    access = KeyAccess(vault=vault_uri, study=study.name)
+    access = KeyAccess(keys=keys, study=study.name)
     plain = ModelRef(name=PLAIN, method="plain", recipe=_plain_recipe(study, data))
     refs = [
         ModelRef(

@@ -93,10 +93,22 @@ class _PlainStage:
 
 
 class RichReporter:
-    """A live bar a stage, with time gone and time left."""
+    """A live bar a stage, with time gone and time left; stages may run side by side."""
 
     def __init__(self, console: Console) -> None:
         self.console = console
+        told = Column(no_wrap=True, overflow="ellipsis", ratio=1)
+        self.bars = Progress(
+            TextColumn("[bold]{task.description}", table_column=Column(no_wrap=True, min_width=12)),
+            BarColumn(bar_width=28),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            TextColumn("[dim]{task.fields[told]}", table_column=told),
+            console=console,
+            expand=True,
+        )
+        self.open = 0
 
     def say(self, text: str) -> None:
         """One line above the bars."""
@@ -104,21 +116,19 @@ class RichReporter:
 
     @contextmanager
     def stage(self, name: str, total: int, done: int) -> Iterator[Stage]:
-        """A live bar; it stays as a line when the stage ends."""
-        told = Column(no_wrap=True, overflow="ellipsis", ratio=1)
-        columns = (
-            TextColumn("[bold]{task.description}", table_column=Column(no_wrap=True, min_width=12)),
-            BarColumn(bar_width=28),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(),
-            TextColumn("[dim]{task.fields[told]}", table_column=told),
-        )
-        with Progress(*columns, console=self.console, expand=True) as bars:
-            bar = bars.add_task(
-                name, total=total, completed=done, told="already there" if done == total else ""
-            )
-            yield _RichStage(bars, bar)
+        """A live bar; it stays as a line when the last of the stages beside it ends."""
+        there = "already there" if done == total else ""
+        bar = self.bars.add_task(name, total=total, completed=done, told=there)
+        self.open += 1
+        self.bars.start()
+        try:
+            yield _RichStage(self.bars, bar)
+        finally:
+            self.open -= 1
+            if not self.open:
+                self.bars.stop()
+                for ended in self.bars.task_ids:
+                    self.bars.remove_task(ended)
 
 
 class _RichStage:

@@ -6,10 +6,12 @@ from typing import Any
 from orchestrator.cluster.runner import Failed
 from orchestrator.models.ref import ModelRef
 from orchestrator.pipeline.plan import Plan
-from orchestrator.pipeline.tally import MATRIX, replace_artifact
+from orchestrator.pipeline.tally import MATRIX, is_committed, replace_artifact
 from orchestrator.report.page import write_report
 from orchestrator.report.summary import ModelLine, StageLine, StudySummary
 from orchestrator.store.artifacts import ArtifactStore
+from orchestrator.store.catalogue import read_records
+from orchestrator.store.record import ArtifactRecord
 from orchestrator.transfer.matrix import TransferMatrix
 
 REPORT = "report"
@@ -29,8 +31,9 @@ def write_up(
         "settings": dict(summary.settings),
         "notes": list(summary.notes),
     }
-    replace_artifact(store, REPORT, recipe, dict(write_report(summary)), {})
-    return f"{store.uri}/{REPORT}/index.html"
+    if not is_committed(store, REPORT, recipe):
+        replace_artifact(store, REPORT, recipe, dict(write_report(summary)), {})
+    return store.locate(REPORT, "index.html")
 
 
 def summarise(
@@ -41,19 +44,22 @@ def summarise(
     failures: Sequence[Failed[Any]],
 ) -> StudySummary:
     """Everything the report says, from the store's records."""
-    lines = [_model_line(store, model) for model in models]
-    shards = [store.record(shard.address).provenance for shard in plan.shards]
-    attacked = store.record(MATRIX).provenance
+    trained = read_records(store, "models")
+    lines = [_model_line(trained[model.address], model) for model in models]
+    cut = read_records(store, "shards")
+    shards = [(shard.address, cut[shard.address]) for shard in plan.shards]
+    seconds = [record.told("seconds", float, address) for address, record in shards]
+    attacked = store.record(MATRIX)
     stages = [
-        StageLine(name="shards", artifacts=len(shards), seconds=sum(s["seconds"] for s in shards)),
+        StageLine(name="shards", artifacts=len(shards), seconds=sum(seconds)),
         StageLine(name="training", artifacts=len(lines), seconds=sum(line.seconds for line in lines)),
         StageLine(
             name="attack and scoring",
-            artifacts=attacked["units"],
-            seconds=attacked["attack_seconds"],
+            artifacts=attacked.told("units", int, MATRIX),
+            seconds=attacked.told("attack_seconds", float, MATRIX),
         ),
     ]
-    left_out = [name for shard in shards for name in shard["left_out"]]
+    left_out = [str(name) for address, record in shards for name in record.told("left_out", list, address)]
     return StudySummary(
         study=plan.study.name,
         settings=printable_settings(plan),
@@ -87,15 +93,15 @@ def printable_settings(plan: Plan) -> dict[str, str]:
     }
 
 
-def _model_line(store: ArtifactStore, model: ModelRef) -> ModelLine:
-    told = store.record(model.address).provenance
+def _model_line(record: ArtifactRecord, model: ModelRef) -> ModelLine:
+    address = model.address
     return ModelLine(
         name=model.name,
         method=model.method,
-        trainable_parameters=told["trainable_parameters"],
-        total_parameters=told["total_parameters"],
-        epochs=told["epochs"],
-        seconds=told["seconds"],
+        trainable_parameters=record.told("trainable_parameters", int, address),
+        total_parameters=record.told("total_parameters", int, address),
+        epochs=record.told("epochs", int, address),
+        seconds=record.told("seconds", float, address),
     )
 
 

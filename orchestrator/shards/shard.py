@@ -1,27 +1,24 @@
 """Shards: parquet files of images, the unit of training input and of attack; write, read as tensors."""
 
-import io
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 from jaxtyping import Int, UInt8
 from PIL import Image
 from torch import Tensor
 
 from orchestrator.errors import DamagedArtifact, DataError
+from orchestrator.shards.pixels import canonical_pixels, decode_image
 from orchestrator.shards.sources import Item, RawImage, Split, open_source
+from orchestrator.shards.table import read_table, table_bytes
 from orchestrator.store.artifacts import ArtifactStore, open_store
 from orchestrator.store.record import ArtifactRecord, FileEntry
 
 IMAGES_FILE = "images.parquet"
-# A decoded image never exceeds this many pixels: a small file can unpack to gigabytes.
-MAX_PIXELS = 64 * 2**20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,10 +87,7 @@ def write_shard(store: ArtifactStore, shard: Shard) -> tuple[str, ...]:
             kept.append((raw.name, raw.label, raw.encoded if shard.encoded else pixels.tobytes()))
         except DataError:
             left_out.append(raw.name)
-    table = _table(kept, shard)
-    sink = io.BytesIO()
-    pq.write_table(table, sink, compression="zstd", write_statistics=False)
-    content = sink.getvalue()
+    content = table_bytes(kept, shard.recipe, shard.address)
     record = ArtifactRecord(
         recipe=shard.recipe,
         files={IMAGES_FILE: FileEntry.of(content)},
@@ -123,53 +117,19 @@ def decode(raw: RawImage) -> Image.Image:
     """The image in RGB.
 
     Raises:
-        DataError: the bytes are not an image, are cut short, or unpack to more than 64 Mi pixels.
+        DataError: the bytes are not an image that may be decoded (see ``decode_image``).
     """
-    try:
-        with Image.open(io.BytesIO(raw.encoded)) as image:
-            if image.width * image.height > MAX_PIXELS:
-                raise DataError(f"{raw.name} has {image.width}x{image.height} pixels, more than allowed.")
-            return image.convert("RGB")
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise DataError(f"{raw.name} is not a readable image ({type(error).__name__}).") from None
-
-
-def canonical_pixels(
-    image: Image.Image, size: int, crop_fraction: float
-) -> UInt8[np.ndarray, "3 size size"]:
-    """Resize the shorter side bicubically, crop the centre: the pixels that are classified and attacked."""
-    scale = size / crop_fraction / min(image.size)
-    width, height = (max(size, round(side * scale)) for side in image.size)
-    resized = image.resize((width, height), Image.Resampling.BICUBIC)
-    left, top = (width - size) // 2, (height - size) // 2
-    pixels = np.asarray(resized.crop((left, top, left + size, top + size)), dtype=np.uint8)
-    return np.ascontiguousarray(pixels.transpose(2, 0, 1))
-
-
-def _table(kept: Sequence[tuple[str, int, bytes]], shard: Shard) -> pa.Table:
-    names, labels, contents = zip(*kept, strict=True) if kept else ((), (), ())
-    width = 3 * shard.image_size**2
-    kind = pa.binary() if shard.encoded else pa.binary(width)
-    return pa.table(
-        {
-            "image": pa.array(names, pa.string()),
-            "label": pa.array(labels, pa.int32()),
-            "content": pa.array(contents, kind),
-        }
-    )
-
-
-def _read_table(store: ArtifactStore, address: str) -> pa.Table:
-    content = store.read(address, IMAGES_FILE)
-    try:
-        return pq.read_table(pa.BufferReader(content))
-    except pa.ArrowInvalid as error:
-        raise DamagedArtifact(f"{address}/{IMAGES_FILE} is not parquet ({error}).") from None
+    return decode_image(raw.name, raw.encoded)
 
 
 def read_pixels(store: ArtifactStore, address: str) -> ImageBatch:
-    """A shard as final pixels; one that kept original bytes is decoded and cropped as others were."""
-    table, recipe = _read_table(store, address), store.record(address).recipe
+    """A shard as final pixels; one that kept original bytes is decoded and cropped as others were.
+
+    Raises:
+        DamagedArtifact: it is not a shard, or not the one its record describes.
+        DataError: an image kept as original bytes is none.
+    """
+    table, recipe = read_table(store, address, IMAGES_FILE)
     size, contents = recipe["image_size"], table["content"].to_pylist()
     if recipe["encoded"]:
         raws = zip(table["image"].to_pylist(), contents, table["label"].to_pylist(), strict=True)
@@ -183,9 +143,26 @@ def read_pixels(store: ArtifactStore, address: str) -> ImageBatch:
     )
 
 
+def image_count(store: ArtifactStore, address: str) -> int:
+    """How many images a shard has, by its record alone.
+
+    Raises:
+        DamagedArtifact: the record does not say, or says more than the shard was cut for.
+    """
+    record = store.record(address)
+    count, most = record.provenance.get("images"), len(record.recipe.get("items", ()))
+    if not isinstance(count, int) or not 0 <= count <= most:
+        raise DamagedArtifact(f"{address} does not say how many images it has. Delete it and rerun.")
+    return count
+
+
 def read_encoded(store: ArtifactStore, address: str) -> EncodedImages:
-    """A shard of original bytes."""
-    table = _read_table(store, address)
+    """A shard of original bytes.
+
+    Raises:
+        DamagedArtifact: it is not a shard, or not the one its record describes.
+    """
+    table, _ = read_table(store, address, IMAGES_FILE)
     columns = (tuple(table[name].to_pylist()) for name in ("image", "content", "label"))
     return EncodedImages(*columns)
 

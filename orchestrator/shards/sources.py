@@ -11,15 +11,16 @@ import itertools
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, Protocol, runtime_checkable
+from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from PIL import Image
 
 from orchestrator.errors import DataError, first_line
-from orchestrator.store.files import list_files, open_file, read_file
+from orchestrator.shards.pixels import MAX_ENCODED_BYTES
+from orchestrator.store.files import list_files, open_file
+from orchestrator.store.parquet import BoundedParquet, told_as
 
 Split = Literal["train", "eval"]
 _SPLIT_NAMES: dict[Split, tuple[str, ...]] = {"train": ("train",), "eval": ("val", "validation", "test")}
@@ -51,7 +52,7 @@ class Source(Protocol):
         ...
 
     def read(self, items: Sequence[Item]) -> Iterator[RawImage]:
-        """The images of some items, in their order."""
+        """The images of some items, in their order, in which the rows of a file ascend."""
         ...
 
 
@@ -99,38 +100,36 @@ class ParquetFiles:
         ]
 
     def read(self, items: Sequence[Item]) -> Iterator[RawImage]:
-        """The encoded bytes of the rows; of each file, only the row groups that hold them are read."""
+        """The encoded bytes of the rows; of each file, only the row groups that hold them are read.
+
+        Raises:
+            DataError: a file cannot be read, or has no such row.
+        """
         for file, run in itertools.groupby(items, key=lambda item: item.file):
-            with open_file(f"{self.root}/{file}") as opened, self._told(file):
-                parquet = pq.ParquetFile(opened)
-                rows = [parquet.metadata.row_group(g).num_rows for g in range(parquet.num_row_groups)]
-                ends = list(itertools.accumulate(rows))
-                group, column = -1, None
-                for item in run:
-                    wanted = bisect.bisect_right(ends, item.row)
-                    if wanted != group:
-                        group = wanted
-                        column = parquet.read_row_group(group, columns=["image"])["image"]
-                    value = column[item.row - ends[group] + rows[group]].as_py()  # type: ignore[index]
+            wanted = list(run)
+            with self._opened(file) as parquet:
+                column = _image_column(parquet.schema)
+                rows = [item.row for item in wanted]
+                for item, value in zip(wanted, _values(parquet, column, rows), strict=True):
                     encoded = value["bytes"] if isinstance(value, dict) else value
                     yield RawImage(f"{file}#{item.row}", encoded or b"", item.label)
 
     def _labels(self, file: str) -> list[int]:
-        with open_file(f"{self.root}/{file}") as opened, self._told(file):
-            labels = pq.read_table(opened, columns=["label"])["label"]
-        if not pa.types.is_integer(labels.type) or labels.null_count:
-            raise DataError(f"{self.root}/{file} has labels that are not whole numbers ({labels.type}).")
-        return labels.to_pylist()  # type: ignore[no-any-return]
+        with self._opened(file) as parquet:
+            kind = parquet.schema.field("label").type
+            whole = pa.types.is_integer(kind)
+            groups = range(len(parquet.group_rows)) if whole else ()
+            parts = [batch.column(0) for batch in parquet.batches(["label"], groups)]
+        if not whole or any(part.null_count for part in parts):
+            raise DataError(f"{self.root}/{file} has labels that are not whole numbers ({kind}).")
+        return [label for part in parts for label in part.to_pylist()]
 
     @contextlib.contextmanager
-    def _told(self, file: str) -> Iterator[None]:
-        try:
-            yield
-        except (pa.ArrowInvalid, pa.ArrowNotImplementedError, KeyError, OSError) as error:
-            raise DataError(
-                f"{self.root}/{file} cannot be read as parquet with columns image and label "
-                f"({first_line(error)})."
-            ) from None
+    def _opened(self, file: str) -> Iterator[BoundedParquet]:
+        uri = f"{self.root}/{file}"
+        what = f"{uri} cannot be read as parquet with columns image and label"
+        with told_as(DataError, what, "Mend the file or take it away."), open_file(uri) as opened:
+            yield BoundedParquet(opened)
 
 
 @dataclass(frozen=True)
@@ -147,9 +146,18 @@ class ImageFolder:
         return [Item(f, 0, numbers[f.split("/")[1]]) for of, f in self.files if of == split]
 
     def read(self, items: Sequence[Item]) -> Iterator[RawImage]:
-        """The encoded bytes of the files."""
+        """The encoded bytes of the files; none of a file that is larger than any image.
+
+        Raises:
+            DataError: a file is gone or cannot be read; left out, it would be another data set.
+        """
         for item in items:
-            yield RawImage(item.file, read_file(f"{self.root}/{item.file}"), item.label)
+            try:
+                with open_file(f"{self.root}/{item.file}") as file:
+                    encoded = bytes(file.read()) if file.size() <= MAX_ENCODED_BYTES else b""
+            except OSError as error:
+                raise DataError(f"{self.root}/{item.file} cannot be read ({first_line(error)}).") from None
+            yield RawImage(item.file, encoded, item.label)
 
 
 def open_source(data: str) -> Source:
@@ -165,8 +173,8 @@ def open_source(data: str) -> Source:
     root = data.rstrip("/")
     try:
         files = list_files(root)
-    except OSError as error:
-        raise DataError(f"Data at {root} cannot be listed ({error}).") from None
+    except (OSError, ValueError) as error:  # ValueError: a name that is not UTF-8
+        raise DataError(f"Data at {root} cannot be listed ({first_line(error)}).") from None
     folder = [(s, f) for f in files for s in [_folder_split(f)] if s]
     if folder:
         return ImageFolder(root, tuple(folder))
@@ -177,6 +185,34 @@ def open_source(data: str) -> Source:
         f"Data at {root} holds neither train/CLASS/IMAGE nor train*.parquet files "
         f"({len(files)} files seen). Point --data to the folder that holds both splits."
     )
+
+
+def _image_column(schema: pa.Schema) -> str:
+    """The column of encoded images: ``image``, or the field ``bytes`` in it."""
+    kind, name = schema.field("image").type, "image"
+    if pa.types.is_struct(kind):
+        kind, name = kind.field("bytes").type, "image.bytes"
+    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+    if not (pa.types.is_binary(kind) or pa.types.is_large_binary(kind)):
+        raise ValueError(f"its images are {kind}, not bytes")
+    return name
+
+
+def _values(parquet: BoundedParquet, column: str, rows: Sequence[int]) -> Iterator[Any]:
+    """The values of a column at some rows, which ascend, one batch in memory at a time."""
+    ends = list(itertools.accumulate(parquet.group_rows))
+    if max(rows) >= sum(parquet.group_rows):
+        raise ValueError(f"it has no row {max(rows)}")
+    for group, wanted in itertools.groupby(rows, key=lambda row: bisect.bisect_right(ends, row)):
+        start = ends[group] - parquet.group_rows[group]
+        batches, batch = parquet.batches([column], [group]), pa.array([])
+        for row in wanted:
+            while row >= start + len(batch):
+                start += len(batch)
+                batch = next(batches, None)
+                if batch is None:
+                    raise ValueError(f"it claims row {row} and ends before")
+            yield batch.column(0)[row - start].as_py()
 
 
 def _folder_split(file: str) -> Split | None:

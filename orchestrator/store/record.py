@@ -5,15 +5,20 @@ import functools
 import hashlib
 import json
 import platform
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib import metadata
-from typing import Any
+from typing import Any, TypeVar
 
 from orchestrator.errors import DamagedArtifact
 
 RECORD_FILE = "record.json"
+MOST_RECORD_BYTES = 64 << 20
+"""No record is larger: that of the matrix, the largest, holds 70 bytes for every outcome file counted."""
+Kind = TypeVar("Kind")
 _FORMAT = 1
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 def recipe_digest(recipe: Mapping[str, Any]) -> str:
@@ -42,11 +47,20 @@ class FileEntry:
 
     size_bytes: int
     sha256: str
+    """64 hex digits; caches name files by it."""
 
     @classmethod
     def of(cls, content: bytes) -> "FileEntry":
         """The entry of a file with this content."""
         return cls(size_bytes=len(content), sha256=hashlib.sha256(content).hexdigest())
+
+    @classmethod
+    def parse(cls, value: Any) -> "FileEntry":
+        """The entry a record holds; ValueError, KeyError or TypeError if it is none."""
+        entry = cls(size_bytes=_typed(value["size_bytes"], int), sha256=_typed(value["sha256"], str))
+        if entry.size_bytes < 0 or not _SHA256.fullmatch(entry.sha256):
+            raise ValueError("a size below 0, or a digest that is not a SHA-256")
+        return entry
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,11 +74,24 @@ class ArtifactRecord:
     """Addresses this was made from, each with its recipe digest."""
     provenance: Mapping[str, Any] = field(default_factory=dict)
     """How and where it was made: seconds, device, versions. Never part of the identity."""
+    writer: str = ""
+    """Whose writing this is, where writers of one address keep their payload apart; set by the store."""
 
     @property
     def digest(self) -> str:
         """The recipe's digest."""
         return recipe_digest(self.recipe)
+
+    def told(self, name: str, kind: type[Kind], address: str) -> Kind:
+        """What the provenance says of something; ``address`` is named in errors.
+
+        Raises:
+            DamagedArtifact: it says nothing of it, or not as this kind of value.
+        """
+        value = self.provenance.get(name)
+        if type(value) is not kind:
+            raise DamagedArtifact(f"{address} does not say its {name}. Delete {address} and rerun.")
+        return value
 
     def to_json(self) -> bytes:
         """The record as it is stored."""
@@ -81,13 +108,14 @@ class ArtifactRecord:
         try:
             value = json.loads(content)
             record = cls(
-                recipe=value["recipe"],
-                files={name: FileEntry(**entry) for name, entry in value["files"].items()},
-                parents=value["parents"],
-                provenance=value["provenance"],
+                recipe=_typed(value["recipe"], dict),
+                files={name: FileEntry.parse(entry) for name, entry in value["files"].items()},
+                parents=_typed(value["parents"], dict),
+                provenance=_typed(value["provenance"], dict),
+                writer=_typed(value.get("writer", ""), str),
             )
             whole = value["format"] == _FORMAT and record.digest == value["digest"]
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise DamagedArtifact(
                 f"{address}/{RECORD_FILE} is not a record ({type(error).__name__}). "
                 f"Delete {address} and rerun: it will be made again."
@@ -98,3 +126,9 @@ class ArtifactRecord:
                 f"Delete {address} and rerun: it will be made again."
             )
         return record
+
+
+def _typed(value: Any, kind: type[Kind]) -> Kind:
+    if type(value) is not kind:
+        raise TypeError(f"{kind.__name__} expected")
+    return value

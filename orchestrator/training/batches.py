@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from orchestrator.errors import DataError, StudyError
 from orchestrator.seeds import derive_seed
-from orchestrator.shards.shard import EncodedImages, decode, read_encoded, read_pixels
+from orchestrator.shards.shard import EncodedImages, decode, image_count, read_encoded, read_pixels
 from orchestrator.shards.sources import RawImage
 from orchestrator.store.artifacts import ArtifactStore, open_store
 from orchestrator.training.randomness import seeded
@@ -140,7 +140,7 @@ class StreamedImages:
         loaders: int,
     ) -> None:
         store = open_store(store_uri)
-        self.counts = [int(store.record(a).provenance["images"]) for a in shards]
+        self.counts = [image_count(store, address) for address in shards]
         self.dataset = _EncodedDataset(store_uri, shards, seed, image_size)
         self.recipe, self.share, self.seed, self.loaders = recipe, share, seed, loaders
         self.steps = whole_batches(sum(self.counts), recipe.batch_size)

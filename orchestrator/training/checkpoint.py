@@ -12,12 +12,15 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from orchestrator.errors import DamagedArtifact
 from orchestrator.models.backbone import parse_weights
 from orchestrator.models.ref import ModelRef
 from orchestrator.store.artifacts import ArtifactStore
 from orchestrator.store.record import ArtifactRecord, FileEntry
 
 _STATE_FILE = "state.safetensors"
+# What AdamW keeps of every parameter it has moved.
+_MOMENTS, _STEPS = ("exp_avg", "exp_avg_sq"), "step"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,8 +66,8 @@ def save_checkpoint(
 
 def last_checkpoint(store: ArtifactStore, model: ModelRef) -> int:
     """Epochs done at the last committed checkpoint of a model; 0 where there is none."""
-    addresses = list(store.addresses(_prefix(model)))
-    return int(addresses[-1].rsplit("/", 1)[1]) if addresses else 0
+    places = [address.rsplit("/", 1)[1] for address in store.addresses(_prefix(model))]
+    return max((int(place) for place in places if place.isdecimal()), default=0)
 
 
 def load_checkpoint(
@@ -78,19 +81,23 @@ def load_checkpoint(
 
     Raises:
         StaleArtifact: the checkpoint was made by another recipe.
+        WeightsError, DamagedArtifact: it does not hold the state of this network and optimiser.
     """
     if not epochs_done:
         return Progress()
     address = f"{_prefix(model)}/{epochs_done:05d}"
     record = store.record(address, {**model.recipe, "epochs_done": epochs_done})
     state = parse_weights(store.read(address, _STATE_FILE), address)
+    trained = {f"model.{n}": p for n, p in network.named_parameters() if p.requires_grad}
+    seconds = record.provenance.get("seconds")
+    if not isinstance(seconds, float) or not _fits(state, trained, _parameters(optimizer)):
+        raise DamagedArtifact(f"{address} is not a checkpoint of this model. Delete it and rerun.")
     with torch.no_grad():
-        for name, parameter in network.named_parameters():
-            if parameter.requires_grad:
-                parameter.copy_(state[f"model.{name}"])
+        for name, parameter in trained.items():
+            parameter.copy_(state[name])
     for place, parameter in enumerate(_parameters(optimizer)):
         optimizer.state[parameter] = _optimizer_state(state, place, parameter)
-    return Progress(epochs_done=epochs_done, seconds=float(record.provenance["seconds"]))
+    return Progress(epochs_done=epochs_done, seconds=seconds)
 
 
 def drop_checkpoints(store: ArtifactStore, model: ModelRef) -> None:
@@ -101,6 +108,19 @@ def drop_checkpoints(store: ArtifactStore, model: ModelRef) -> None:
 
 def _parameters(optimizer: Optimizer) -> list[nn.Parameter]:
     return [parameter for group in optimizer.param_groups for parameter in group["params"]]
+
+
+def _fits(
+    state: dict[str, Tensor], trained: dict[str, nn.Parameter], parameters: list[nn.Parameter]
+) -> bool:
+    """Whether the tensors are those of these parameters, all of them, and nothing else."""
+    expected: dict[str, Tensor] = {**trained}
+    for place, parameter in enumerate(parameters):
+        expected |= {f"optimizer.{place}.{name}": parameter for name in _MOMENTS}
+        expected[f"optimizer.{place}.{_STEPS}"] = torch.zeros(())
+    forms, wanted = ({n: (t.shape, t.dtype) for n, t in tensors.items()} for tensors in (state, expected))
+    # AdamW divides by what it would be zero for after no step.
+    return forms == wanted and all(t >= 1 for name, t in state.items() if name.endswith(f".{_STEPS}"))
 
 
 def _optimizer_state(state: dict[str, Tensor], place: int, parameter: Tensor) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from orchestrator.errors import StudyError
-from orchestrator.models.backbone import Architecture, load_plain, parse_weights
+from orchestrator.models.backbone import Architecture, load_whole, parse_weights
 from orchestrator.models.keyed import KeyedModel
 from orchestrator.models.lora import add_lora
 from orchestrator.models.ref import ModelRef
@@ -67,8 +67,11 @@ class EpochLine:
 Tell = Callable[[EpochLine], None]
 
 
-def finetune(unit: TrainingUnit, place: Place, tell: Tell) -> None:
+def finetune(unit: TrainingUnit, place: Place, tell: Tell) -> bool:
     """Train one model to the end and commit it; continues from its last checkpoint; no-op when done.
+
+    Rank 0 returns whether the model was recorded here: False if another driver's worker was first, whose
+    weights stay.
 
     Called by every process of a group, with the same unit. The same unit and number of processes give
     the same weights on the same kind of device. Another number of processes gives them up to rounding;
@@ -80,7 +83,7 @@ def finetune(unit: TrainingUnit, place: Place, tell: Tell) -> None:
     """
     store = open_store(unit.store)
     if place.agree(store.has(unit.model.address)):
-        return
+        return True
     model = build_trainable(unit, store).to(place.device)
     optimizer = _optimizer(model, unit)
     epochs_done = place.agree(last_checkpoint(store, unit.model))
@@ -95,11 +98,13 @@ def finetune(unit: TrainingUnit, place: Place, tell: Tell) -> None:
         loaders=place.loaders,
     )
     progress = _train(unit, model, optimizer, batches, place, progress, store, tell)
-    if place.rank == 0:
-        counts = parameter_counts(model)
-        told = {"epochs": unit.recipe.epochs, "seconds": progress.seconds, "workers": place.size}
-        save_model(store, unit.model, model, {**told, **counts, "device": place.device.type})
-        drop_checkpoints(store, unit.model)
+    if place.rank:
+        return True
+    counts = parameter_counts(model)
+    told = {"epochs": unit.recipe.epochs, "seconds": progress.seconds, "workers": place.size}
+    first = save_model(store, unit.model, model, {**told, **counts, "device": place.device.type})
+    drop_checkpoints(store, unit.model)
+    return first
 
 
 def build_trainable(unit: TrainingUnit, store: ArtifactStore) -> KeyedModel:
@@ -108,7 +113,7 @@ def build_trainable(unit: TrainingUnit, store: ArtifactStore) -> KeyedModel:
         backbone = unit.architecture.build(drop_path=unit.recipe.drop_path)
         if unit.model.method != "plain":
             content = store.read(PLAIN_ADDRESS, WEIGHTS_FILE)
-            load_plain(backbone, parse_weights(content, PLAIN_ADDRESS), PLAIN_ADDRESS)
+            load_whole(backbone, parse_weights(content, PLAIN_ADDRESS), PLAIN_ADDRESS)
         if unit.model.method == "lora":
             recipe = unit.recipe
             backbone = add_lora(

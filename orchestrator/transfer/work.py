@@ -7,8 +7,10 @@ from typing import Any
 
 from orchestrator.attacks.attack import Threat
 from orchestrator.models.ref import ModelRef
-from orchestrator.store.artifacts import ArtifactStore, stale
+from orchestrator.store.artifacts import ArtifactStore
+from orchestrator.store.catalogue import read_records
 from orchestrator.store.record import ArtifactRecord, recipe_digest
+from orchestrator.store.verify import stale
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,6 +28,8 @@ class WorkUnit:
     shard_digest: str
     targets: tuple[ModelRef, ...]
     seed: int
+    kept: bool = False
+    """The attack is done and its images are kept; no part of the identity, as they are the same images."""
 
     @property
     def prefix(self) -> str:
@@ -40,13 +44,18 @@ class WorkUnit:
         return f"{self.prefix}/{cohort}"
 
     @property
+    def attack_unit(self) -> "AttackUnit":
+        """The attack alone."""
+        return AttackUnit(self)
+
+    @property
     def id(self) -> str:
         """The unit's name in ledgers and logs."""
         return self.address.removeprefix("outcomes/")
 
-    @cached_property
-    def recipe(self) -> dict[str, Any]:
-        """Everything that decides the outcomes."""
+    @property
+    def attack_recipe(self) -> dict[str, Any]:
+        """Everything that decides the moved images."""
         return {
             "attack": self.attack,
             "settings": dict(self.settings),
@@ -54,9 +63,36 @@ class WorkUnit:
             "epsilon": self.threat.epsilon,
             "source": self.source.digest,
             "shard": self.shard_digest,
-            "targets": {target.label: target.digest for target in self.targets},
             "seed": self.seed,
         }
+
+    @property
+    def recipe(self) -> dict[str, Any]:
+        """Everything that decides the outcomes."""
+        targets = {target.label: target.digest for target in self.targets}
+        return {**self.attack_recipe, "targets": targets}
+
+
+@dataclass(frozen=True)
+class AttackUnit:
+    """The attack of a unit alone, done early: its source is there, some of its targets are not."""
+
+    unit: WorkUnit
+
+    @property
+    def address(self) -> str:
+        """Where the moved images wait."""
+        return f"moved/{self.unit.prefix.removeprefix('outcomes/')}"
+
+    @property
+    def id(self) -> str:
+        """The unit's name in ledgers and logs."""
+        return self.address
+
+    @property
+    def recipe(self) -> dict[str, Any]:
+        """Everything that decides the moved images."""
+        return self.unit.attack_recipe
 
 
 @dataclass(frozen=True)
@@ -99,8 +135,9 @@ def plan_units(wanted: Iterable[WorkUnit], store: ArtifactStore) -> UnitPlan:
     Raises:
         StaleArtifact: recorded outcomes were made with other models, images or settings.
     """
+    records = read_records(store, "outcomes")
     by_prefix: dict[str, list[str]] = {}
-    for address in store.addresses("outcomes"):
+    for address in records:
         by_prefix.setdefault(address.rsplit("/", 1)[0], []).append(address)
     scored: list[Scored] = []
     pending: list[WorkUnit] = []
@@ -110,7 +147,8 @@ def plan_units(wanted: Iterable[WorkUnit], store: ArtifactStore) -> UnitPlan:
         for address in sorted(by_prefix.get(unit.prefix, []), key=lambda a: (a != unit.address, a)):
             if not left:
                 break
-            record = _checked(unit, store, address)
+            record = records[address]
+            _check(unit, address, record)
             found = left.keys() & record.recipe["targets"].keys()
             if found:
                 scored.append(Scored(address, record, frozenset(found)))
@@ -120,12 +158,10 @@ def plan_units(wanted: Iterable[WorkUnit], store: ArtifactStore) -> UnitPlan:
     return UnitPlan(tuple(scored), tuple(pending))
 
 
-def _checked(unit: WorkUnit, store: ArtifactStore, address: str) -> ArtifactRecord:
-    """The record, if it is of this unit's attack, source and shard, and of the same targets."""
-    record = store.record(address)
-    wanted = unit.recipe["targets"]
+def _check(unit: WorkUnit, address: str, record: ArtifactRecord) -> None:
+    """Raise StaleArtifact unless the record is of this attack, source and shard, and of these targets."""
+    wanted = {target.label: target.digest for target in unit.targets}
     targets = {label: wanted.get(label, made) for label, made in record.recipe["targets"].items()}
-    expect = {**unit.recipe, "targets": targets}
-    if record.digest != recipe_digest(expect):
+    expect = {**unit.attack_recipe, "targets": targets}
+    if record.recipe != expect and record.digest != recipe_digest(expect):
         raise stale(address, record, expect)
-    return record

@@ -22,10 +22,13 @@ from orchestrator.seeds import derive_seed
 from orchestrator.shards.shard import ImageBatch, read_pixels
 from orchestrator.store.artifacts import ArtifactStore, open_store
 from orchestrator.store.record import ArtifactRecord, FileEntry, library_versions
+from orchestrator.transfer.moved import drop_moved, read_moved, save_moved
 from orchestrator.transfer.outcomes import OUTCOME_SCHEMA
-from orchestrator.transfer.work import WorkUnit
+from orchestrator.transfer.work import AttackUnit, WorkUnit
 
 OUTCOMES_FILE = "outcomes.parquet"
+# Clean predictions held, by target and shard: some kilobytes each.
+_CLEAN_READINGS = 4096
 LoadModel = Callable[[ArtifactStore, ModelRef], nn.Module]
 
 
@@ -36,6 +39,8 @@ class UnitAccount:
     images: int
     source_fooled: int
     targets: int
+    first: bool = True
+    """False if another driver's worker had recorded the same unit meanwhile: its outcomes stay."""
 
 
 class TransferWorker:
@@ -45,44 +50,54 @@ class TransferWorker:
         store: the study's store, by URI.
         load: gives a model, frozen and in eval mode, taking images in [0, 1].
         batch: images per forward pass; bounded by memory, never part of the answer.
-        keep_models: models held at once; one pass over the targets needs them all.
+        keep_bytes: weights held at once; one pass over the targets reads them all.
     """
 
-    def __init__(self, store: str, load: LoadModel, *, batch: int = 256, keep_models: int = 40) -> None:
+    def __init__(
+        self, store: str, load: LoadModel, *, batch: int = 256, keep_bytes: int = 8 * 2**30
+    ) -> None:
         self.store = open_store(store)
-        self.load, self.batch, self.keep_models = load, batch, keep_models
+        self.load, self.batch, self.keep_bytes = load, batch, keep_bytes
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self._models: OrderedDict[str, nn.Module] = OrderedDict()
+        self._models: OrderedDict[str, tuple[nn.Module, int]] = OrderedDict()
         self._clean: OrderedDict[tuple[str, str], Int[Tensor, " images"]] = OrderedDict()
         # Convolutions default to TF32 on a GPU, ten bits of mantissa; judgements here are fp32.
         torch.backends.cudnn.allow_tf32 = False
 
-    def run(self, unit: WorkUnit) -> UnitAccount:
-        """Attack, score and commit one unit.
+    def run(self, unit: WorkUnit | AttackUnit) -> UnitAccount:
+        """Attack, score and commit one unit; or attack alone, and keep the moved images.
 
         Raises:
             ThreatViolated: the attack left its threat.
             NotCommitted, StaleArtifact, DamagedArtifact: an input is missing or not the expected one.
         """
         started = time.monotonic()
-        shard = read_pixels(self.store, unit.shard)
+        work = unit.unit if isinstance(unit, AttackUnit) else unit
+        shard = read_pixels(self.store, work.shard)
         images = (shard.pixels.float() / 255).to(self.device)
         labels = shard.labels.to(self.device)
-        moved = self._attack(unit, shard, images, labels)
-        source_reads = self._predict(unit.source, moved, labels)
+        kept = read_moved(self.store, work.attack_unit, images) if work.kept else None
+        moved, before = kept or (self._attack(work, shard, images, labels), 0.0)
+        check_threat(moved, images, work.threat)
+        fooled = self._predict(work.source, moved, labels) != labels
+        if isinstance(unit, AttackUnit):
+            save_moved(self.store, unit, moved, time.monotonic() - started)
+            return UnitAccount(len(labels), int(fooled.sum()), 0)
         facts = {
-            "source_fooled": (source_reads != labels).cpu(),
+            "source_fooled": fooled.cpu(),
             "moved": (moved != images).flatten(1).any(dim=1).cpu(),
             **{f"distance_{norm}": d.cpu() for norm, d in distances(moved, images).items()},
         }
         tables = []
-        for target in unit.targets:
+        for target in work.targets:
             adversarial = self._predict(target, moved, labels)
-            clean = self._clean_predictions(target, unit.shard, images, labels)
+            clean = self._clean_predictions(target, work.shard, images, labels)
             reads = {"clean_prediction": clean, "adversarial_prediction": adversarial.cpu()}
-            tables.append(_rows(unit, target, shard, {**facts, **reads}))
-        self._commit(unit, pa.concat_tables(tables), time.monotonic() - started)
-        return UnitAccount(len(labels), int(facts["source_fooled"].sum()), len(unit.targets))
+            tables.append(_rows(work, target, shard, {**facts, **reads}))
+        first = self._commit(work, pa.concat_tables(tables), before + time.monotonic() - started)
+        if work.kept:
+            drop_moved(self.store, work.attack_unit)
+        return UnitAccount(len(labels), int(fooled.sum()), len(work.targets), first)
 
     def _attack(
         self,
@@ -100,9 +115,7 @@ class TransferWorker:
             attack(source, images[rows], labels[rows], unit.threat, seeds[rows])
             for rows in self._slices(len(labels))
         ]
-        moved = project(torch.cat(parts), images, unit.threat) if parts else images
-        check_threat(moved, images, unit.threat)
-        return moved
+        return project(torch.cat(parts), images, unit.threat) if parts else images
 
     def _clean_predictions(
         self,
@@ -114,7 +127,7 @@ class TransferWorker:
         place = (target.address, shard)
         if place not in self._clean:
             self._clean[place] = self._predict(target, images, labels).cpu()
-            while len(self._clean) > 64 * self.keep_models:
+            while len(self._clean) > _CLEAN_READINGS:
                 self._clean.popitem(last=False)
         return self._clean[place]
 
@@ -130,16 +143,18 @@ class TransferWorker:
 
     def _model(self, ref: ModelRef) -> nn.Module:
         if ref.address not in self._models:
-            self._models[ref.address] = self.load(self.store, ref).to(self.device)
+            model = self.load(self.store, ref).to(self.device)
+            size = sum(t.numel() * t.element_size() for t in model.state_dict().values())
+            self._models[ref.address] = (model, size)
         self._models.move_to_end(ref.address)
-        while len(self._models) > self.keep_models:
+        while len(self._models) > 1 and sum(s for _, s in self._models.values()) > self.keep_bytes:
             self._models.popitem(last=False)
-        return self._models[ref.address]
+        return self._models[ref.address][0]
 
     def _slices(self, count: int) -> list[slice]:
         return [slice(start, start + self.batch) for start in range(0, count, self.batch)]
 
-    def _commit(self, unit: WorkUnit, table: pa.Table, seconds: float) -> None:
+    def _commit(self, unit: WorkUnit, table: pa.Table, seconds: float) -> bool:
         sink = io.BytesIO()
         pq.write_table(table, sink, compression="zstd")
         content = sink.getvalue()
@@ -153,7 +168,7 @@ class TransferWorker:
                 "versions": library_versions(),
             },
         )
-        self.store.commit(unit.address, record, {OUTCOMES_FILE: content})
+        return self.store.commit(unit.address, record, {OUTCOMES_FILE: content})
 
 
 @torch.no_grad()

@@ -1,0 +1,132 @@
+"""A soak: one study after another through storms of faults, each compared with one left alone.
+
+    python benchmarks/soak.py --minutes 30 --seed 1 [--json soak.json]
+
+Each storm begins the same study in a place of its own, on a Ray cluster with a head and two further
+nodes, against Ceph behind a fault proxy, all on this machine. Faults are drawn by the seed: which, when
+(as a share of the undisturbed wall time) and for how long; what they hit depends on timing. A driver that
+was killed or that ended otherwise than well is started again with the same command. After the storm the
+same command runs undisturbed to the end, and once more; then the study and its surroundings are searched
+for whatever is not as if nothing had happened. Needs Ceph's packages; as root, a small disk is filled too.
+"""
+
+import argparse
+import json
+import os
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+# The parts that make weather are those of the tests.
+sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
+
+from aftermath import Reference, flaws, redone
+from storm import KINDS, Storm, plans
+from study_site import Site
+
+from ceph import PACKAGES, missing
+
+
+def soak(site: Site, minutes: float, seed: int, keep: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
+    """Storm after storm; ``keep`` gets all results after each."""
+    until = time.monotonic() + minutes * 60
+    calm = site.driver("calm")
+    began = time.monotonic()
+    calm.start().finish()
+    undisturbed = time.monotonic() - began
+    reference, requests = Reference.of(calm), len(site.proxy.seen())
+    result: dict[str, Any] = {"seed": seed, "undisturbed_seconds": undisturbed, "requests": requests}
+    result |= {"flaws": flaws(calm, reference), "load": os.getloadavg(), "storms": []}
+    keep(result)
+    kinds = [kind for kind in KINDS if kind != "disk full" or site.small_disk]
+    for number, plan in enumerate(plans(seed, kinds)):
+        if time.monotonic() > until:
+            return result
+        storm = Storm(site, site.driver(f"storm-{number}"), undisturbed, list(plan))
+        result["storms"].append({"plan": [asdict(strike) for strike in plan], **ridden(storm, reference)})
+        result["load"] = os.getloadavg()
+        keep(result)
+    raise AssertionError("plans never end")
+
+
+def ridden(storm: Storm, reference: Reference) -> dict[str, Any]:
+    """Let a storm rage; what it came to."""
+    site, found = storm.site, []
+    site.proxy.seen()
+    try:
+        storm.rage()
+    except AssertionError as error:
+        found.append(f"no good end: {str(error)[-2000:]}")
+    seen = site.proxy.seen()
+    found += [] if found else flaws(storm.driver, reference)
+    return {
+        "struck": dict(storm.struck),
+        "missed": [strike.kind for strike in storm.waiting],
+        "drivers": storm.driver.starts - 1,
+        "endings": storm.endings,
+        "seconds": storm.seconds,
+        "again_seconds": storm.again_seconds,
+        "redone": redone(seen),
+        "requests": len(seen),
+        "requests_disturbed": sum(bool(request.actions) for request in seen),
+        "flaws": found,
+    }
+
+
+def show(result: dict[str, Any]) -> None:
+    """Print a row for every storm, and how often every kind of fault struck."""
+    undisturbed = result["undisturbed_seconds"]
+    table = Table(title=f"storms by seed {result['seed']}; undisturbed: {undisturbed:.0f} s")
+    for heading in ("storm", "faults", "drivers", "exits", "redone", "seconds", "times", "flaws"):
+        table.add_column(heading, justify="left" if heading in ("faults", "exits") else "right")
+    for number, storm in enumerate(result["storms"]):
+        faults = ", ".join(storm["struck"])
+        exits = " ".join(str(status) for status, _ in storm["endings"])
+        slower = storm["seconds"] / undisturbed
+        counts = (f"{storm['seconds']:.0f}", f"{slower:.1f}", str(len(storm["flaws"])))
+        table.add_row(str(number), faults, str(storm["drivers"]), exits, str(storm["redone"]), *counts)
+    console = Console(width=None if sys.stdout.isatty() else 120)
+    console.print(table)
+    struck = sum((Counter(storm["struck"]) for storm in result["storms"]), Counter[str]())
+    told = ", ".join(f"{kind} {count}" for kind, count in sorted(struck.items()))
+    console.print(f"{struck.total()} faults: {told}")
+    for number, storm in enumerate(result["storms"]):
+        for flaw in storm["flaws"]:
+            console.print(f"storm {number}: {flaw}", style="red")
+
+
+def main() -> int:
+    """Soak, print, and write JSON after every storm where asked; 1 if anything was not as it should be."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--minutes", type=float, default=30.0)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    if missing():
+        raise SystemExit(f"no S3 server here ({', '.join(missing())}): apt-get install {PACKAGES}")
+
+    def keep(result: dict[str, Any]) -> None:
+        if options.json:
+            options.json.write_text(json.dumps(result, indent=1) + "\n")
+        if result["storms"]:
+            print(f"storm {len(result['storms']) - 1}: {json.dumps(result['storms'][-1])}", flush=True)
+
+    site = Site(options.seed)
+    os.environ.update({**site.ambient, "AWS_ENDPOINT_URL": site.ceph.url})
+    try:
+        result = soak(site.start(), options.minutes, options.seed, keep)
+    finally:
+        site.stop()
+    show(result)
+    return int(bool(result["flaws"] or any(storm["flaws"] for storm in result["storms"])))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,101 @@
+"""The catalogue: many records by one listing and one object, however many artifacts a study has.
+
+It is a copy, never the truth: the listing says what exists, and a record is taken from the catalogue
+only where its stamp is the listing's. One that is damaged, missing or lost in a race costs reading.
+"""
+
+import contextlib
+import functools
+import hashlib
+import io
+from collections.abc import Mapping
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from orchestrator.aws import CONNECTIONS
+from orchestrator.errors import DamagedArtifact, NotCommitted, StoreError
+from orchestrator.store.artifacts import ArtifactStore
+from orchestrator.store.bulk import in_order
+from orchestrator.store.local import LocalStore
+from orchestrator.store.parquet import read_exactly, told_as
+from orchestrator.store.record import ArtifactRecord, FileEntry
+
+CATALOGUE = "catalogue"
+_FILE = "records.parquet"
+# So few records are read one by one as fast.
+_FEW = 64
+# A catalogue is written again when this share of its records is new.
+_NEW_SHARE = 0.05
+_SCHEMA = pa.schema(
+    [
+        pa.field("address", pa.string(), nullable=False),
+        pa.field("stamp", pa.string(), nullable=False),
+        pa.field("record", pa.binary(), nullable=False),
+    ]
+)
+
+
+def read_records(store: ArtifactStore, prefix: str) -> dict[str, ArtifactRecord]:
+    """The records of all artifacts at and below ``prefix``, by address, sorted.
+
+    Raises:
+        DamagedArtifact: a record is not one.
+        StoreError: the store cannot be read. One that cannot be written only stays without a catalogue.
+    """
+    if isinstance(store, LocalStore):
+        # A folder's records are read as fast as a catalogue of them: 10,000 in 1.3 seconds.
+        found = ((address, _record_or_none(store, address)) for address in store.addresses(prefix))
+        return {address: record for address, record in found if record is not None}
+    stamps = store.stamps(prefix)
+    known = _known(store, prefix, stamps) if len(stamps) > _FEW else {}
+    fresh = [address for address in stamps if address not in known]
+    look = functools.partial(_record_or_none, store)
+    for address, record in zip(fresh, in_order(look, fresh, CONNECTIONS), strict=True):
+        if record is not None:
+            known[address] = record
+    records = {address: known[address] for address in stamps if address in known}
+    if len(fresh) > max(_FEW, int(_NEW_SHARE * len(stamps))):
+        with contextlib.suppress(StoreError):
+            _write(store, prefix, stamps, records)
+    return records
+
+
+def _known(store: ArtifactStore, prefix: str, stamps: Mapping[str, str]) -> dict[str, ArtifactRecord]:
+    """Records the catalogue has as they now are."""
+    address = f"{CATALOGUE}/{prefix}"
+    # Whatever is wrong with it, the records themselves are there to be read.
+    with contextlib.suppress(NotCommitted, DamagedArtifact):
+        content = store.read(address, _FILE)
+        with told_as(DamagedArtifact, f"{address} is not a catalogue", "It is made again."):
+            rows = read_exactly(content, _SCHEMA).to_pylist()
+        return {
+            row["address"]: ArtifactRecord.from_json(row["record"], row["address"])
+            for row in rows
+            if stamps.get(row["address"]) == row["stamp"]
+        }
+    return {}
+
+
+def _record_or_none(store: ArtifactStore, address: str) -> ArtifactRecord | None:
+    """The record, None if it was deleted since it was listed."""
+    with contextlib.suppress(NotCommitted):
+        return store.record(address)
+    return None
+
+
+def _write(
+    store: ArtifactStore, prefix: str, stamps: Mapping[str, str], records: Mapping[str, ArtifactRecord]
+) -> None:
+    rows = [
+        {"address": address, "stamp": stamps[address], "record": record.to_json()}
+        for address, record in records.items()
+    ]
+    sink = io.BytesIO()
+    pq.write_table(pa.Table.from_pylist(rows, _SCHEMA), sink, compression="zstd")
+    content = sink.getvalue()
+    recipe = {"prefix": prefix, "sha256": hashlib.sha256(content).hexdigest()}
+    record = ArtifactRecord(recipe=recipe, files={_FILE: FileEntry.of(content)})
+    address = f"{CATALOGUE}/{prefix}"
+    store.delete(address)
+    store.commit(address, record, {_FILE: content})
