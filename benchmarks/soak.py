@@ -4,7 +4,7 @@
 
 Each storm begins the same study in a place of its own, on a Ray cluster with a head and two further
 nodes, against Ceph behind a fault proxy, all on this machine. Faults are drawn by the seed: which, when
-(as a share of the undisturbed wall time) and for how long; what they hit depends on timing. A driver that
+(as a share of an undisturbed run) and for how long; what they hit depends on timing. A driver that
 was killed or that ended otherwise than well is started again with the same command. After the storm the
 same command runs undisturbed to the end, and once more; then the study and its surroundings are searched
 for whatever is not as if nothing had happened. Needs Ceph's packages; as root, a small disk is filled too.
@@ -28,7 +28,7 @@ from rich.table import Table
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 
 from aftermath import Reference, flaws, redone
-from storm import KINDS, Storm, plans
+from storm import KINDS, Calm, Storm, plans
 from study_site import Site
 
 from ceph import PACKAGES, missing
@@ -37,19 +37,18 @@ from ceph import PACKAGES, missing
 def soak(site: Site, minutes: float, seed: int, keep: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
     """Storm after storm; ``keep`` gets all results after each."""
     until = time.monotonic() + minutes * 60
-    calm = site.driver("calm")
+    left_alone = site.driver("calm")
     began = time.monotonic()
-    calm.start().finish()
-    undisturbed = time.monotonic() - began
-    reference, requests = Reference.of(calm), len(site.proxy.seen())
-    result: dict[str, Any] = {"seed": seed, "undisturbed_seconds": undisturbed, "requests": requests}
-    result |= {"flaws": flaws(calm, reference), "load": os.getloadavg(), "storms": []}
+    left_alone.start().finish()
+    calm, reference = Calm(time.monotonic() - began, len(site.proxy.seen())), Reference.of(left_alone)
+    result: dict[str, Any] = {"seed": seed, "calm": asdict(calm), "flaws": flaws(left_alone, reference)}
+    result |= {"load": os.getloadavg(), "storms": []}
     keep(result)
     kinds = [kind for kind in KINDS if kind != "disk full" or site.small_disk]
     for number, plan in enumerate(plans(seed, kinds)):
         if time.monotonic() > until:
             return result
-        storm = Storm(site, site.driver(f"storm-{number}"), undisturbed, list(plan))
+        storm = Storm(site, site.driver(f"storm-{number}"), calm, list(plan))
         result["storms"].append({"plan": [asdict(strike) for strike in plan], **ridden(storm, reference)})
         result["load"] = os.getloadavg()
         keep(result)
@@ -82,7 +81,7 @@ def ridden(storm: Storm, reference: Reference) -> dict[str, Any]:
 
 def show(result: dict[str, Any]) -> None:
     """Print a row for every storm, and how often every kind of fault struck."""
-    undisturbed = result["undisturbed_seconds"]
+    undisturbed = result["calm"]["seconds"]
     table = Table(title=f"storms by seed {result['seed']}; undisturbed: {undisturbed:.0f} s")
     for heading in ("storm", "faults", "drivers", "exits", "redone", "seconds", "times", "flaws"):
         table.add_column(heading, justify="left" if heading in ("faults", "exits") else "right")

@@ -12,6 +12,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["PYTHONPATH"] = str(Path(__file__).parent)
 
 import boto3
+import hypothesis
 import pytest
 
 from ceph import PACKAGES, Ceph, missing
@@ -21,6 +22,10 @@ from orchestrator.pipeline.stages import StudyRun
 from orchestrator.presets import digits
 from orchestrator.store.local import LocalStore
 from orchestrator.study import Study
+
+# A busy machine makes nothing wrong.
+hypothesis.settings.register_profile("untimed", deadline=None)
+hypothesis.settings.load_profile("untimed")
 
 
 @pytest.fixture

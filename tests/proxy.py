@@ -32,6 +32,11 @@ class Proxy:
         """Do nothing more to anyone."""
         self._ask("calm")
 
+    def count(self) -> int:
+        """How many requests there were since ``seen`` was last asked."""
+        number: int = self._ask("count")
+        return number
+
     def seen(self) -> list[Seen]:
         """The requests since this was last asked."""
         return [Seen(*request) for request in self._ask("seen")]
@@ -57,6 +62,8 @@ def _obey(chaos: Chaos, order: str, *details: Any) -> Any:
     if order == "add":
         rule = chaos.add(details[0], **details[1])
         return id(rule)
+    if order == "count":
+        return len(chaos.seen)
     if order == "seen":
         seen, chaos.seen = chaos.seen, []
         return [tuple(request) for request in seen]

@@ -1,7 +1,7 @@
 """Storms: faults drawn by a seed, and a study that has to come through them.
 
-Which faults strike, when (as a share of the undisturbed wall time) and for how long is decided by the
-seed; what exactly they hit depends on timing.
+Which faults strike, when (as a share of an undisturbed run) and for how long is decided by the seed; what
+exactly they hit depends on timing.
 """
 
 import random
@@ -26,9 +26,17 @@ class Strike:
 
     kind: str
     at: float
-    """When, as a share of the undisturbed wall time after the storm began."""
+    """When: after this share of the seconds or of the requests of an undisturbed run."""
     seconds: float
     """How long it lasts, where it lasts."""
+
+
+@dataclass(frozen=True)
+class Calm:
+    """What the study takes when nothing disturbs it."""
+
+    seconds: float
+    requests: int
 
 
 @dataclass
@@ -37,7 +45,7 @@ class Storm:
 
     site: Site
     driver: Driver
-    undisturbed_seconds: float
+    calm: Calm
     waiting: list[Strike]
     struck: Counter[str] = field(default_factory=Counter)
     endings: list[tuple[int, str]] = field(default_factory=list)
@@ -59,10 +67,10 @@ class Storm:
         began = time.monotonic()
         self.driver.start()
         while self.waiting and not (self.driver.status() == 0 or self._late(began)):
-            self._strike((time.monotonic() - began) / self.undisturbed_seconds)
+            self._strike(self._share(time.monotonic() - began))
             self._go_on()
             time.sleep(_TICK_SECONDS)
-        self._calm()
+        self._end_all()
         reruns = 0
         while self.driver.end() != 0 and reruns < _RERUNS:
             reruns += 1
@@ -72,7 +80,11 @@ class Storm:
         self.again_seconds = time.monotonic() - began - self.seconds
 
     def _late(self, began: float) -> bool:
-        return time.monotonic() - began > 4 * self.undisturbed_seconds
+        return time.monotonic() - began > 4 * self.calm.seconds
+
+    def _share(self, seconds: float) -> float:
+        """How much of an undisturbed run has gone; by requests where the machine is faster than it was."""
+        return max(seconds / self.calm.seconds, self.site.proxy.count() / self.calm.requests)
 
     def _strike(self, share: float) -> None:
         """Begin what is due and finds its victim; end what is over."""
@@ -94,7 +106,7 @@ class Storm:
             self.endings.append((status, self.driver.said.strip().rpartition("\n")[2]))
         self.driver.start()
 
-    def _calm(self) -> None:
+    def _end_all(self) -> None:
         for _, over in self.passing:
             over()
         self.passing.clear()
@@ -154,7 +166,7 @@ def spot_taken(storm: Storm, seconds: float) -> bool:
 def store_killed(storm: Storm, seconds: float) -> bool:
     """All of the store's daemons end at once, and are started again."""
     storm.site.ceph.kill()
-    return storm.later(min(seconds, 3.0), storm.site.ceph.start)
+    return storm.later(seconds / 4, storm.site.ceph.start)
 
 
 def disk_full(storm: Storm, seconds: float) -> bool:
@@ -197,5 +209,5 @@ def plans(seed: int, kinds: list[str]) -> Iterator[list[Strike]]:
         plan = []
         for _ in range(STRIKES_PER_STORM):
             deck = deck or draw.sample(kinds, len(kinds))
-            plan.append(Strike(deck.pop(), draw.uniform(0.05, 0.95), draw.uniform(2.0, 10.0)))
+            plan.append(Strike(deck.pop(), draw.uniform(0.05, 0.95), draw.uniform(4.0, 16.0)))
         yield sorted(plan, key=lambda strike: strike.at)

@@ -4,7 +4,6 @@ One undisturbed run is the reference. It is also searched for every key: raw, he
 permutation it stands for, in the store, the log and everything Ray wrote.
 """
 
-import base64
 import os
 import re
 import shutil
@@ -17,13 +16,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import psutil
 import pyarrow.parquet as pq
 import pytest
-
-from orchestrator.keys.permutation import draw_permutation
-from orchestrator.keys.secret import SecretKey
+from leaks import appearances, leaks, study_keys
 
 pytestmark = pytest.mark.ray
 ROOT = Path(__file__).parent.parent
@@ -198,56 +194,12 @@ def test_killed_workers_of_every_kind_cost_nothing_but_time(
     assert job.matrix() == undisturbed.matrix()
     names = [path.name for path in (tmp_path / "trials").rglob("*")]
     assert any(name.startswith(("tuner", "experiment_state", "searcher")) for name in names), names
-    assert leaks(tmp_path / "trials", study_keys(job)) == []
-    assert leaks(job.ray, study_keys(job)) == []
-
-
-def appearances(key: SecretKey) -> dict[str, bytes]:
-    """How a key could appear in a file."""
-    secret = key.reveal()
-    found = {
-        "raw": secret,
-        "hex": secret.hex().encode(),
-        "HEX": secret.hex().upper().encode(),
-        "base64": base64.b64encode(secret).rstrip(b"="),
-        "base64 url": base64.urlsafe_b64encode(secret).rstrip(b"="),
-    }
-    start = draw_permutation(key, 3 * 8 * 8)[:10]
-    for mark in (", ", ",", " "):
-        found[f"permutation by {mark!r}"] = mark.join(map(str, start)).encode()
-    for kind in (np.uint8, np.int16, np.int32, np.int64, np.float32):
-        found[f"permutation in {kind.__name__}"] = np.array(start, kind).tobytes()
-    return found
-
-
-def leaks(root: Path, keys: list[SecretKey]) -> list[str]:
-    """Files below ``root`` in which a key appears; parquet is searched unpacked."""
-    forms = [(key.key_id, form, text) for key in keys for form, text in appearances(key).items()]
-    found = []
-    for path in root.rglob("*"):
-        if not path.is_file() or path.is_symlink():
-            continue
-        content = path.read_bytes()
-        if path.suffix == ".parquet":
-            content += b"".join(
-                buffer.to_pybytes()
-                for column in pq.read_table(path).columns
-                for chunk in column.chunks
-                for buffer in chunk.buffers()
-                if buffer
-            )
-        found += [f"{path}: {name} as {form}" for name, form, text in forms if text in content]
-    return found
-
-
-def study_keys(job: Job) -> list[SecretKey]:
-    """The study's keys, from its vault."""
-    files = sorted((job.vault / "digits").glob("*.key"))
-    return [SecretKey(bytes.fromhex(file.read_text())) for file in files]
+    assert leaks(tmp_path / "trials", study_keys(job.vault)) == []
+    assert leaks(job.ray, study_keys(job.vault)) == []
 
 
 def test_no_key_appears_anywhere_but_in_the_vault(undisturbed: Job, tmp_path: Path) -> None:
-    keys = study_keys(undisturbed)
+    keys = study_keys(undisturbed.vault)
     assert len(keys) == 2
     # The search finds what there is to find: the vault itself, and every form planted on purpose.
     assert len(leaks(undisturbed.vault, keys)) == 2

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -10,8 +11,12 @@ import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
+import boto3
 import pytest
+from leaks import leaks, leaks_in, study_keys
 from ray_head import RayHead
+
+from ceph import Ceph
 
 pytestmark = pytest.mark.ray
 ROOT = Path(__file__).parent.parent
@@ -44,8 +49,6 @@ def job_of(store: str, vault: Path, *more: str) -> list[str]:
 
 def committed(bucket: str, place: str) -> set[str]:
     """Keys of records below a place of the study."""
-    import boto3
-
     pages = boto3.client("s3").get_paginator("list_objects_v2")
     found = (
         entry["Key"]
@@ -80,13 +83,11 @@ def test_a_submitted_job_is_stopped_and_the_same_command_finishes_it(
     refused = ray_job(head, *submit, "third", "--", sys.executable, *job, "--block-size", "4")
     assert refused.returncode == 1  # what `ray job submit` makes of the job's own status 2
     assert "error: study was built from recipe" in refused.stdout
-    assert leaked(head, bucket, tmp_path / "vault", kept) == []
+    assert leaked(head, bucket, tmp_path / "vault") == []
 
 
-def leaked(head: RayHead, bucket: str, vault: Path, kept: set[str]) -> list[str]:
+def leaked(head: RayHead, bucket: str, vault: Path) -> list[str]:
     """Where a key appears: the session's files, the dashboard's answers, the bucket's keys and bodies."""
-    from study_job import leaks, leaks_in, study_keys
-
     keys = study_keys(vault)
     assert len(keys) == 4
     found = leaks(head.folder, keys)
@@ -114,15 +115,14 @@ def answers(head: RayHead) -> dict[str, bytes]:
 
 
 def bodies(bucket: str) -> dict[str, bytes]:
-    """Every object, its key before its body."""
-    import boto3
-
+    """Every object, and the listing itself."""
     client = boto3.client("s3")
-    found = {}
+    found: dict[str, bytes] = {"listing": b""}
     for page in client.get_paginator("list_objects_v2").paginate(Bucket=bucket):
         for entry in page.get("Contents", []):
             key = entry["Key"]
-            found[key] = key.encode() + client.get_object(Bucket=bucket, Key=key)["Body"].read()
+            found["listing"] += key.encode() + b"\n"
+            found[key] = client.get_object(Bucket=bucket, Key=key)["Body"].read()
     return found
 
 
@@ -189,6 +189,33 @@ def test_the_cluster_grows_from_nothing_for_the_work_and_shrinks_after_it(
             watch.stop()
     assert len(committed(bucket, "models/")) == 1 + 3
     assert committed(bucket, "moved/") == set()
+
+
+def test_a_user_who_may_not_read_weights_is_told_which_right_is_missing(
+    ceph: Ceph, bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = [sys.executable, *job_of(f"s3://{bucket}/store", tmp_path / "vault", "--local", "--n-keys")]
+    subprocess.run([*job, "1"], cwd=ROOT, check=True, capture_output=True)
+    before = committed(bucket, "")
+    nosy = ceph.add_user(f"nosy-{bucket}")
+    who = {"AWS": [f"arn:aws:iam:::user/nosy-{bucket}"]}
+    every, weights = f"arn:aws:s3:::{bucket}/*", f"arn:aws:s3:::{bucket}/store/digits/models/*"
+    rights = [
+        {"Effect": "Allow", "Principal": who, "Action": ["s3:*"], "Resource": [every, every[:-2]]},
+        {"Effect": "Deny", "Principal": who, "Action": ["s3:GetObject"], "Resource": [weights]},
+    ]
+    policy = json.dumps({"Version": "2012-10-17", "Statement": rights})
+    boto3.client("s3").put_bucket_policy(Bucket=bucket, Policy=policy)
+    theirs = {
+        **os.environ, "AWS_ACCESS_KEY_ID": nosy.access, "AWS_SECRET_ACCESS_KEY": nosy.secret,
+        "XDG_CACHE_HOME": str(tmp_path / "their-cache"),
+    }  # fmt: skip
+    refused = subprocess.run([*job, "2"], cwd=ROOT, env=theirs, capture_output=True, text=True, check=False)
+    assert refused.returncode == 2, refused.stdout
+    assert re.search(r"error: .*s3:GetObject on s3://.*/models/.*access is denied", refused.stderr)
+    assert len(refused.stderr.splitlines()) == 1
+    # The second key's public id is recorded by then; nothing else is.
+    assert {key.split("/")[2] for key in committed(bucket, "") - before} <= {"keys"}
 
 
 def test_a_folder_store_is_refused_where_workers_would_not_see_it(bucket: str, tmp_path: Path) -> None:

@@ -216,12 +216,13 @@ def test_a_killed_writer_leaves_nothing_visible_and_the_sweep_removes_the_rest(
     s3 = boto3.client("s3")
     s3.create_multipart_upload(Bucket=bucket, Key="store/study/a/b/w-0123456789abcdef/file.bin")
     s3.create_multipart_upload(Bucket=bucket, Key="elsewhere")
-    s3.put_object(Bucket=bucket, Key="store/study/.ray/trial/state", Body=b"not an artifact's")
+    s3.put_object(Bucket=bucket, Key="store/study/.ray/trial/state", Body=b"of a killed training")
+    s3.put_object(Bucket=bucket, Key="store/study/notes", Body=b"not an artifact's")
     assert list(store.addresses("")) == []
     assert store.sweep(older_than_seconds=3600.0) == 0
     assert commit(store)
-    assert len(keys(bucket)) == 4
-    assert store.sweep(older_than_seconds=-60.0) == 2
+    assert len(keys(bucket)) == 5
+    assert store.sweep(older_than_seconds=-60.0) == 3
     assert store.read("a/b", "file.bin") == b"payload"
     assert len(keys(bucket)) == 3
     assert uploads(bucket) == ["elsewhere"]

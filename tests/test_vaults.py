@@ -19,6 +19,7 @@ from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from leaks import leaks
 
 from ceph import KMS_KEY, Ceph
 from chaos import Chaos
@@ -371,7 +372,6 @@ def session(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 @pytest.mark.ray
 def test_a_worker_gets_a_key_from_the_desk_and_ray_writes_down_none(vault: str, session: Path) -> None:
     import ray
-    from test_end_to_end import leaks
 
     from orchestrator.cluster.key_desk import open_desk
 

@@ -51,8 +51,9 @@ def _server(patient: Patient) -> Iterator[Finding]:
     pretends = known is _AWS and endpoint and not _AWS_HOST.search(urlsplit(endpoint).hostname or "")
     if known is None or pretends:
         told = headers.get("server", "a server that does not say who it is")
+        told += " by its word, which is not AWS" if pretends else ""
         yield warn(
-            f"{told}, and is not AWS: not one this project was tried on" if pretends else f"{told}: not one this project was tried on",
+            f"{told}: not one this project was tried on",
             "That a race was won by one proves little. Ask its makers whether a put with If-None-Match is "
             "atomic; until then run one driver at a time.",
         )

@@ -73,7 +73,6 @@ class StudyRun:
         check_apart(self.store.uri, self.vault_uri)
         images = plan_images(self.study)
         # Only now is anything written: what could be refused has been.
-        self.store.sweep()
         self._begin()
         key_ids = ensure_keys(self.study, self.store, self.vault_uri)
         with self.workplace.keys(self.vault_uri) as keys:
@@ -121,6 +120,8 @@ class StudyRun:
         training = self._missing(plan.keyed, "models", lambda unit: unit.model)
         self._tidy(plan, training)
         units = plan_units(plan.units, self.store)
+        if training or units.pending:  # a finished study is only looked at
+            self.store.sweep()
         agenda = Agenda(
             units.pending, [unit.model for unit in training], kept_moved(self.store, units.pending)
         )
