@@ -165,6 +165,7 @@ def main() -> None:
     if options.inside:
         options.json.write_text(json.dumps(inside(options.inside, options)))
         return
+    os.environ["OMP_NUM_THREADS"] = "1"  # on a busy machine two threads of torch wait for each other
     os.environ["PYTHONPATH"] = f"{HERE}{os.pathsep}{TESTS}"  # Ray's workers look there too
     machine = {"cores": os.cpu_count(), "machine": platform.machine(), "python": platform.python_version()}
     result: dict[str, Any] = {"date": f"{datetime.date.today()}", "machine": machine}

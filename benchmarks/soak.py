@@ -13,6 +13,7 @@ for whatever is not as if nothing had happened. Needs Ceph's packages; as root, 
 import argparse
 import json
 import os
+import signal
 import sys
 import time
 from collections import Counter
@@ -29,7 +30,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 
 from aftermath import Reference, flaws, redone
 from storm import KINDS, Calm, Storm, plans
-from study_site import Site
+from study_site import Driver, Site
 
 from ceph import PACKAGES, missing
 
@@ -37,34 +38,43 @@ from ceph import PACKAGES, missing
 def soak(site: Site, minutes: float, seed: int, keep: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
     """Storm after storm; ``keep`` gets all results after each."""
     until = time.monotonic() + minutes * 60
-    left_alone = site.driver("calm")
-    began = time.monotonic()
-    left_alone.start().finish()
-    calm, reference = Calm(time.monotonic() - began, len(site.proxy.seen())), Reference.of(left_alone)
+    left_alone, seconds = whole_run(site, "calm")
+    calm, reference = Calm(seconds, len(site.proxy.seen())), Reference.of(left_alone)
     result: dict[str, Any] = {"seed": seed, "calm": asdict(calm), "flaws": flaws(left_alone, reference)}
     result |= {"load": os.getloadavg(), "storms": []}
     keep(result)
     kinds = [kind for kind in KINDS if kind != "disk full" or site.small_disk]
     for number, plan in enumerate(plans(seed, kinds)):
         if time.monotonic() > until:
-            return result
+            break
         storm = Storm(site, site.driver(f"storm-{number}"), calm, list(plan))
         result["storms"].append({"plan": [asdict(strike) for strike in plan], **ridden(storm, reference)})
         result["load"] = os.getloadavg()
         keep(result)
-    raise AssertionError("plans never end")
+        print(f"storm {number}: {json.dumps(result['storms'][-1])}", flush=True)
+    result["calm_after_seconds"] = whole_run(site, "calm-after")[1]
+    keep(result)
+    return result
+
+
+def whole_run(site: Site, name: str) -> tuple[Driver, float]:
+    """A study made undisturbed, and the seconds it took."""
+    began, driver = time.monotonic(), site.driver(name)
+    driver.start().finish()
+    return driver, time.monotonic() - began
 
 
 def ridden(storm: Storm, reference: Reference) -> dict[str, Any]:
     """Let a storm rage; what it came to."""
-    site, found = storm.site, []
+    site, found = storm.site, list[str]()
     site.proxy.seen()
     try:
         storm.rage()
-    except AssertionError as error:
-        found.append(f"no good end: {str(error)[-2000:]}")
+        found += flaws(storm.driver, reference)
+    except Exception as error:  # whatever it is, it is a flaw of this storm and not the end of the soak
+        found.append(f"{type(error).__name__}: {str(error)[-2000:]}")
+        storm.give_up()
     seen = site.proxy.seen()
-    found += [] if found else flaws(storm.driver, reference)
     return {
         "struck": dict(storm.struck),
         "missed": [strike.kind for strike in storm.waiting],
@@ -82,7 +92,9 @@ def ridden(storm: Storm, reference: Reference) -> dict[str, Any]:
 def show(result: dict[str, Any]) -> None:
     """Print a row for every storm, and how often every kind of fault struck."""
     undisturbed = result["calm"]["seconds"]
-    table = Table(title=f"storms by seed {result['seed']}; undisturbed: {undisturbed:.0f} s")
+    after = result.get("calm_after_seconds", undisturbed)
+    alone = f"undisturbed: {undisturbed:.0f} s before, {after:.0f} s after"
+    table = Table(title=f"storms by seed {result['seed']}; {alone}")
     for heading in ("storm", "faults", "drivers", "exits", "redone", "seconds", "times", "flaws"):
         table.add_column(heading, justify="left" if heading in ("faults", "exits") else "right")
     for number, storm in enumerate(result["storms"]):
@@ -114,9 +126,9 @@ def main() -> int:
     def keep(result: dict[str, Any]) -> None:
         if options.json:
             options.json.write_text(json.dumps(result, indent=1) + "\n")
-        if result["storms"]:
-            print(f"storm {len(result['storms']) - 1}: {json.dumps(result['storms'][-1])}", flush=True)
 
+    # So that what was started ends, too, where a soak is told to.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     site = Site(options.seed)
     os.environ.update({**site.ambient, "AWS_ENDPOINT_URL": site.ceph.url})
     try:

@@ -13,8 +13,8 @@ from collections import Counter
 from rich.console import Console
 from rich.text import Text
 
+from orchestrator.checkup.doctor import Told, examine
 from orchestrator.pipeline.command import Command, main
-from orchestrator.pipeline.doctor import Told, examine
 
 COLOURS = {"ok": "green", "warn": "yellow", "fail": "bold red", "skip": "dim"}
 

@@ -19,18 +19,17 @@ class Proxy:
         there.close()
         self.url: str = self._pipe.recv()
 
-    def add(self, action: str, **conditions: Any) -> int:
-        """Begin to do something to requests that match, as ``Chaos.add`` does; a number to end it by."""
-        number: int = self._ask("add", action, conditions)
-        return number
-
-    def remove(self, number: int) -> None:
-        """End what ``add`` began."""
-        self._ask("remove", number)
+    def add(self, action: str, **conditions: Any) -> None:
+        """Begin to do something to requests that match, as ``Chaos.add`` does."""
+        self._ask("add", action, conditions)
 
     def calm(self) -> None:
         """Do nothing more to anyone."""
         self._ask("calm")
+
+    def rages(self) -> bool:
+        """Whether something is still to be done to requests."""
+        return bool(self._ask("rages"))
 
     def count(self) -> int:
         """How many requests there were since ``seen`` was last asked."""
@@ -59,13 +58,17 @@ def _serve(pipe: Connection, upstream: int, seed: int) -> None:
 
 
 def _obey(chaos: Chaos, order: str, *details: Any) -> Any:
-    if order == "add":
-        rule = chaos.add(details[0], **details[1])
-        return id(rule)
-    if order == "count":
-        return len(chaos.seen)
-    if order == "seen":
-        seen, chaos.seen = chaos.seen, []
-        return [tuple(request) for request in seen]
-    chaos.rules = [rule for rule in chaos.rules if order == "remove" and id(rule) != details[0]]
+    match order:
+        case "add":
+            action, conditions = details
+            chaos.add(action, **conditions)
+        case "calm":
+            chaos.rules.clear()
+        case "rages":
+            return any(rule.n != 0 for rule in chaos.rules)
+        case "count":
+            return len(chaos.seen)
+        case "seen":
+            seen, chaos.seen = chaos.seen, []
+            return [tuple(request) for request in seen]
     return None

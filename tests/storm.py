@@ -14,6 +14,8 @@ from typing import Any
 from study_site import ATTACK_ACTOR, KEY_DESK, TRAIN_WORKER, TUNE_WORKER, Driver, Site
 
 STRIKES_PER_STORM = 6
+# Where a strike finds no victim, a storm ends after so many times the seconds of an undisturbed run.
+_LONGEST = 5.0
 # Reruns of the command after a storm; the first should do.
 _RERUNS = 3
 _TICK_SECONDS = 0.2
@@ -66,21 +68,28 @@ class Storm:
         """Run the study while the plan lasts, then undisturbed to the end, then once more."""
         began = time.monotonic()
         self.driver.start()
-        while self.waiting and not (self.driver.status() == 0 or self._late(began)):
+        while self._goes_on(time.monotonic() - began):
             self._strike(self._share(time.monotonic() - began))
-            self._go_on()
+            self._start_again()
             time.sleep(_TICK_SECONDS)
         self._end_all()
         reruns = 0
         while self.driver.end() != 0 and reruns < _RERUNS:
             reruns += 1
-            self._go_on()
+            self._start_again()
         self.seconds = time.monotonic() - began
         self.driver.start().finish()
         self.again_seconds = time.monotonic() - began - self.seconds
 
-    def _late(self, began: float) -> bool:
-        return time.monotonic() - began > 4 * self.calm.seconds
+    def give_up(self) -> None:
+        """End all faults and the driver."""
+        self._end_all()
+        if self.driver.status() is None:
+            self.driver.kill()
+
+    def _goes_on(self, seconds: float) -> bool:
+        left = self.waiting or self.passing or self.site.proxy.rages()
+        return bool(left) and self.driver.status() != 0 and seconds < _LONGEST * self.calm.seconds
 
     def _share(self, seconds: float) -> float:
         """How much of an undisturbed run has gone; by requests where the machine is faster than it was."""
@@ -97,7 +106,7 @@ class Storm:
             self.passing.remove(passing)
             passing[1]()
 
-    def _go_on(self) -> None:
+    def _start_again(self) -> None:
         """Start a driver that ended otherwise than well again."""
         status = self.driver.status()
         if status in (None, 0):
@@ -107,21 +116,23 @@ class Storm:
         self.driver.start()
 
     def _end_all(self) -> None:
-        for _, over in self.passing:
-            over()
-        self.passing.clear()
+        while self.passing:
+            self.passing.pop()[1]()
         self.site.proxy.calm()
 
 
 Kind = Callable[[Storm, float], bool]
 
 
-def weather(action: str, **conditions: Any) -> Kind:
-    """What the proxy does to requests for a while."""
+def weather(action: str, requests: int, **conditions: Any) -> Kind:
+    """What the proxy does to so many requests from now on, or until the storm is over.
 
-    def begin(storm: Storm, seconds: float) -> bool:
-        number = storm.site.proxy.add(action, **conditions)
-        return storm.later(seconds, lambda: storm.site.proxy.remove(number))
+    By number and not by time: while workers import or compute, seconds go by without a request to hit.
+    """
+
+    def begin(storm: Storm, _: float) -> bool:
+        storm.site.proxy.add(action, n=requests, **conditions)
+        return True
 
     return begin
 
@@ -191,23 +202,24 @@ KINDS: dict[str, Kind] = {
     "node lost": node_lost,
     "spot node taken": spot_taken,
     "store killed": store_killed,
-    "503 SlowDown": weather("status", p=0.3),
-    "resets": weather("reset", p=0.2, after=200),
-    "truncation": weather("truncate", p=0.2, after=400),
-    "lost replies": weather("lost_reply", p=0.2),
-    "latency": weather("latency", seconds=0.3),
-    "refused connections": weather("refuse", p=0.5),
-    "expired credentials": weather("status", status=403, code="ExpiredToken"),
+    "503 SlowDown": weather("status", 40, p=0.3),
+    "resets": weather("reset", 30, p=0.2, after=200),
+    "truncation": weather("truncate", 30, p=0.2, after=400),
+    "lost replies": weather("lost_reply", 30, p=0.2),
+    "latency": weather("latency", 100, seconds=0.3),
+    "refused connections": weather("refuse", 60, p=0.7),
+    "expired credentials": weather("status", 20, status=403, code="ExpiredToken"),
     "disk full": disk_full,
 }
 
 
 def plans(seed: int, kinds: list[str]) -> Iterator[list[Strike]]:
-    """Plans of storms without end; every kind comes before any comes again."""
+    """Plans of storms without end; every kind comes before any comes again, none twice in a storm."""
     draw, deck = random.Random(seed), list[str]()
     while True:
-        plan = []
-        for _ in range(STRIKES_PER_STORM):
-            deck = deck or draw.sample(kinds, len(kinds))
-            plan.append(Strike(deck.pop(), draw.uniform(0.05, 0.95), draw.uniform(4.0, 16.0)))
-        yield sorted(plan, key=lambda strike: strike.at)
+        plan = dict[str, Strike]()
+        while len(plan) < STRIKES_PER_STORM:
+            deck = deck or sorted(draw.sample(kinds, len(kinds)), key=lambda kind: kind not in plan)
+            kind = deck.pop()
+            plan[kind] = Strike(kind, draw.uniform(0.05, 0.95), draw.uniform(4.0, 16.0))
+        yield sorted(plan.values(), key=lambda strike: strike.at)

@@ -22,7 +22,7 @@ FLOW = [
         f"orchestrator/{room}"
         for room in (
             *("keys", "store", "shards", "models", "training", "attacks", "transfer"),
-            *("report", "cluster", "pipeline"),
+            *("report", "cluster", "pipeline", "checkup"),
         )
     ),
 ]

@@ -22,8 +22,8 @@ from ceph import KMS_KEY, Ceph
 from conftest import small_study
 from jobs.doctor import doctor
 from orchestrator import aws
+from orchestrator.checkup.probe import Patient, Probe, ok
 from orchestrator.models.backbone import Architecture
-from orchestrator.pipeline.checkup import Patient, Probe, ok
 from orchestrator.pipeline.command import main, parse
 from orchestrator.pipeline.roster import ensure_keys
 from orchestrator.store.local import LocalStore
@@ -114,7 +114,7 @@ def test_a_store_that_cannot_be_used_is_told_in_one_line(
             wrong = {"AWS_ACCESS_KEY_ID": new.access, "AWS_SECRET_ACCESS_KEY": new.secret}
         for name, value in wrong.items():
             patched.setenv(name, value)
-        patched.setattr("orchestrator.pipeline.doctor._PATIENCE_SECONDS", 2.0)
+        patched.setattr("orchestrator.checkup.doctor._PATIENCE_SECONDS", 2.0)
         began = time.monotonic()
         found = visit("--store", f"s3://{place}/store")
     assert time.monotonic() - began < 60.0

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 from orchestrator import aws
-from orchestrator.pipeline.checkup import Finding, Patient, Probe, fail, ok, warn
+from orchestrator.checkup.probe import Finding, Patient, Probe, fail, ok, warn
 from orchestrator.store.record import RECORD_FILE
 
 # The first probe of a store leaves this object.

@@ -8,9 +8,9 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
+from orchestrator.checkup import bucket_probes
+from orchestrator.checkup.probe import Finding, Patient, Probe, fail, ok, warn
 from orchestrator.errors import StoreError
-from orchestrator.pipeline import bucket_probes
-from orchestrator.pipeline.checkup import Finding, Patient, Probe, fail, ok, warn
 from orchestrator.store.parts import PART_BYTES
 
 _WRITERS, _ROUNDS = 8, 5

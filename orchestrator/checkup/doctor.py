@@ -5,13 +5,13 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from orchestrator import aws
-from orchestrator.pipeline import (
+from orchestrator.checkup import (
     cluster_probes,
     store_probes,
     study_probes,
     vault_probes,
 )
-from orchestrator.pipeline.checkup import Finding, Patient, Probe
+from orchestrator.checkup.probe import Finding, Patient, Probe
 from orchestrator.pipeline.command import Command
 
 # Whoever asks what is wrong does not wait two minutes for each call that goes nowhere.

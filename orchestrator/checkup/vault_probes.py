@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from orchestrator.checkup.probe import Finding, Patient, Probe, fail, ok, warn
 from orchestrator.keys.vault import open_vault
 from orchestrator.keys.vault_uri import VaultUri
-from orchestrator.pipeline.checkup import Finding, Patient, Probe, fail, ok, warn
 from orchestrator.pipeline.roster import check_apart
 from orchestrator.store.bucket import Bucket
 from orchestrator.store.catalogue import read_records

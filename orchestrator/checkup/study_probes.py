@@ -5,10 +5,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from orchestrator.checkup.probe import Finding, Patient, Probe, fail, ok, warn
 from orchestrator.errors import DataError
 from orchestrator.keys.vault import VaultAt
 from orchestrator.models.backbone import load_plain, parse_weights
-from orchestrator.pipeline.checkup import Finding, Patient, Probe, fail, ok, warn
 from orchestrator.pipeline.plain import PRETRAINED, read_weights
 from orchestrator.pipeline.plan import make_plan, plan_images
 from orchestrator.pipeline.price import price

@@ -4,10 +4,10 @@ import os
 from collections.abc import Iterator
 from dataclasses import replace
 
+from orchestrator.checkup.probe import Finding, Patient, Probe, fail, ok, warn
+from orchestrator.checkup.workbench import FILE
 from orchestrator.cluster.session import Cluster, joined
 from orchestrator.keys.vault import open_vault
-from orchestrator.pipeline.checkup import Finding, Patient, Probe, fail, ok, warn
-from orchestrator.pipeline.workbench import FILE
 from orchestrator.store.uri import is_folder
 
 _NODES_SECONDS = 90.0

@@ -9,10 +9,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
+from orchestrator.checkup.workbench import Workbench
 from orchestrator.cluster.session import Cluster
 from orchestrator.errors import OrchestratorError, first_line
 from orchestrator.pipeline.command import Command
-from orchestrator.pipeline.workbench import Workbench
 from orchestrator.store.artifacts import ArtifactStore
 from orchestrator.store.uri import below, is_folder
 from orchestrator.study import Study
