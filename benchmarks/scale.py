@@ -116,8 +116,15 @@ def show_pool(told: dict[str, Any]) -> Iterator[Table]:
     megabytes = [f"{many[when] / 2**20:.0f}" for when in ("start", "middle", "end")]
     yield table(
         f"driver over {many['units']:,} units, aim below {AIMS['grown']:.0%} from middle to end",
-        ["units/s", "start, MiB", "middle, MiB", "end, MiB", "middle to end"],
-        [[f"{many['units'] / many['wall']:.0f}", *megabytes, f"{many['grown']:+.1%}"]],
+        ["units/s", "driver CPU, ms a unit", "start, MiB", "middle, MiB", "end, MiB", "middle to end"],
+        [
+            [
+                f"{many['units'] / many['wall']:.0f}",
+                f"{many['cpu'] / many['units'] * 1000:.1f}",
+                *megabytes,
+                f"{many['grown']:+.1%}",
+            ]
+        ],
     )
 
 
@@ -139,9 +146,9 @@ def show_store(told: dict[str, Any]) -> Iterator[Table]:
     yield table(
         f"attacks: {attacks:.1f} requests a unit, aim {AIMS['requests']:.0f}; a finished study of "
         f"{turns[0]['units']:,} units found done, aim {AIMS['resume']:.0f} s",
-        ["run", "plan, s", "find, s", "count, s", "MiB before", "planned", "counted", "requests"],
+        ["run", "plan, s", "find, s", "count, s", "CPU, s", "RSS, MiB", "planned", "counted", "requests"],
         [
-            [t["run"], *(f"{t[f'{step}_seconds']:.1f}" for step in ("plan", "find", "tally")),
+            [t["run"], *(f"{t[f'{step}_seconds']:.1f}" for step in ("plan", "find", "tally", "cpu")),
              *(f"{size / 2**20:.0f}" for size in t["held_bytes"]), calls_of(t["requests"])]
             for t in turns
         ],
@@ -169,7 +176,7 @@ def main() -> None:
     os.environ["PYTHONPATH"] = f"{HERE}{os.pathsep}{TESTS}"  # Ray's workers look there too
     machine = {"cores": os.cpu_count(), "machine": platform.machine(), "python": platform.python_version()}
     result: dict[str, Any] = {"date": f"{datetime.date.today()}", "machine": machine}
-    console = Console(width=None if sys.stdout.isatty() else 140)
+    console = Console(width=None if sys.stdout.isatty() else 170)
     for part in [options.part] if options.part else PARTS:
         with PARTS[part]() as environment:
             result[part] = in_own_process(part, options, environment)

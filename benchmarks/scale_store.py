@@ -173,7 +173,7 @@ def resuming(uri: str, name: str) -> dict[str, Any]:
     addresses = {unit.address for unit in plan.units}
     planned = time.monotonic()
     held.append(psutil.Process().memory_info().rss)
-    counted = Counted()
+    counted, computing = Counted(), time.process_time()
     units = plan_units(plan.units, store)
     found = time.monotonic()
     if units.pending:
@@ -187,6 +187,7 @@ def resuming(uri: str, name: str) -> dict[str, Any]:
         "plan_seconds": planned - began,
         "find_seconds": found - planned,
         "tally_seconds": ended - found,
+        "cpu_seconds": time.process_time() - computing,
         "requests": dict(sum(counted.phases.values(), Counter())),
         "cells": matrix.table.num_rows,
         "held_bytes": held,

@@ -84,7 +84,7 @@ def ridden(storm: Storm, reference: Reference) -> dict[str, Any]:
         "again_seconds": storm.again_seconds,
         "redone": redone(seen),
         "requests": len(seen),
-        "requests_disturbed": sum(bool(request.actions) for request in seen),
+        "disturbed": Counter(action for request in seen for action in request.actions),
         "flaws": found,
     }
 
@@ -95,19 +95,21 @@ def show(result: dict[str, Any]) -> None:
     after = result.get("calm_after_seconds", undisturbed)
     alone = f"undisturbed: {undisturbed:.0f} s before, {after:.0f} s after"
     table = Table(title=f"storms by seed {result['seed']}; {alone}")
-    for heading in ("storm", "faults", "drivers", "exits", "redone", "seconds", "times", "flaws"):
+    headings = "storm", "faults", "requests", "drivers", "exits", "redone", "seconds", "times", "flaws"
+    for heading in headings:
         table.add_column(heading, justify="left" if heading in ("faults", "exits") else "right")
     for number, storm in enumerate(result["storms"]):
         faults = ", ".join(storm["struck"])
-        exits = " ".join(str(status) for status, _ in storm["endings"])
-        slower = storm["seconds"] / undisturbed
+        exits = " ".join(str(status) for status, *_ in storm["endings"])
+        hit, slower = sum(storm["disturbed"].values()), storm["seconds"] / undisturbed
         counts = (f"{storm['seconds']:.0f}", f"{slower:.1f}", str(len(storm["flaws"])))
-        table.add_row(str(number), faults, str(storm["drivers"]), exits, str(storm["redone"]), *counts)
+        begun = (str(hit), str(storm["drivers"]), exits, str(storm["redone"]))
+        table.add_row(str(number), faults, *begun, *counts)
     console = Console(width=None if sys.stdout.isatty() else 120)
     console.print(table)
     struck = sum((Counter(storm["struck"]) for storm in result["storms"]), Counter[str]())
     told = ", ".join(f"{kind} {count}" for kind, count in sorted(struck.items()))
-    console.print(f"{struck.total()} faults: {told}")
+    console.print(f"{struck.total()} faults: {told}; requests in the table are those disturbed")
     for number, storm in enumerate(result["storms"]):
         for flaw in storm["flaws"]:
             console.print(f"storm {number}: {flaw}", style="red")

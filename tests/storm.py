@@ -5,6 +5,7 @@ exactly they hit depends on timing.
 """
 
 import random
+import re
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -18,6 +19,7 @@ STRIKES_PER_STORM = 6
 _LONGEST = 5.0
 # Reruns of the command after a storm; the first should do.
 _RERUNS = 3
+_REASON = re.compile("failed:|error:|Traceback")
 _TICK_SECONDS = 0.2
 _BALLAST_BYTES = 1 << 20
 
@@ -50,8 +52,8 @@ class Storm:
     calm: Calm
     waiting: list[Strike]
     struck: Counter[str] = field(default_factory=Counter)
-    endings: list[tuple[int, str]] = field(default_factory=list)
-    """Exit statuses but 0 and a kill, and the last line that was said."""
+    endings: list[tuple[int | str, ...]] = field(default_factory=list)
+    """Exit statuses but 0 and a kill, each with the sentences that gave the reasons."""
     passing: list[tuple[float, Callable[[], object]]] = field(default_factory=list)
     """When which fault is over, and how."""
     seconds: float = 0.0
@@ -112,7 +114,8 @@ class Storm:
         if status in (None, 0):
             return
         if status > 0:
-            self.endings.append((status, self.driver.said.strip().rpartition("\n")[2]))
+            lines = self.driver.said.splitlines()
+            self.endings.append((status, *(line for line in lines if _REASON.search(line))))
         self.driver.start()
 
     def _end_all(self) -> None:
@@ -208,7 +211,7 @@ KINDS: dict[str, Kind] = {
     "lost replies": weather("lost_reply", 30, p=0.2),
     "latency": weather("latency", 100, seconds=0.3),
     "refused connections": weather("refuse", 60, p=0.7),
-    "expired credentials": weather("status", 20, status=403, code="ExpiredToken"),
+    "expired credentials": weather("status", 12, status=403, code="ExpiredToken"),
     "disk full": disk_full,
 }
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from orchestrator.cluster.devices import Devices
+from orchestrator.errors import StudyError, first_line
 
 logger = logging.getLogger(__name__)
 
@@ -82,6 +83,9 @@ def joined(address: str = "auto", gpus: int = AUTO) -> Iterator[Cluster]:
         address: the cluster.
         gpus: how many GPUs to use at most and, on a cluster that scales, to ask for; 0 uses cores.
             ``AUTO`` takes those there are; of a cluster that has scaled down to nothing it asks for GPUs.
+
+    Raises:
+        StudyError: a cluster was named, here or by ``RAY_ADDRESS``, and cannot be joined.
     """
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
@@ -129,8 +133,12 @@ def _join(address: str) -> bool:
         return False
     try:
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
-    except ConnectionError:
-        if address != "auto":
-            raise
+    except ConnectionError as error:
+        named = os.environ.get("RAY_ADDRESS", "") if address == "auto" else address
+        if named:  # a job meant for a cluster never runs quietly on this machine instead
+            raise StudyError(
+                f"The Ray cluster at {named} does not let this job in ({first_line(error)}). Look whether "
+                "it runs and whether RAY_AUTH_MODE=token and its token are set here, or give --ray local."
+            ) from None
         return False
     return True

@@ -28,7 +28,7 @@ class ModelRef:
         """Where the weights are, relative to the study."""
         return f"models/{self.name}" if self.method == "plain" else f"models/{self.name}/{self.method}"
 
-    @property
+    @cached_property
     def label(self) -> str:
         """The model's name with its method where it has one, e.g. ``k-3f9a61c2d0e4.lora``."""
         return self.name if self.method == "plain" else f"{self.name}.{self.method}"

@@ -122,14 +122,16 @@ def decode(raw: RawImage) -> Image.Image:
     return decode_image(raw.name, raw.encoded)
 
 
-def read_pixels(store: ArtifactStore, address: str) -> ImageBatch:
+def read_pixels(store: ArtifactStore, address: str, record: ArtifactRecord | None = None) -> ImageBatch:
     """A shard as final pixels; one that kept original bytes is decoded and cropped as others were.
+
+    Its record is not read again where the caller has it.
 
     Raises:
         DamagedArtifact: it is not a shard, or not the one its record describes.
         DataError: an image kept as original bytes is none.
     """
-    table, recipe = read_table(store, address, IMAGES_FILE)
+    table, recipe = read_table(store, address, IMAGES_FILE, record)
     size, contents = recipe["image_size"], table["content"].to_pylist()
     if recipe["encoded"]:
         raws = zip(table["image"].to_pylist(), contents, table["label"].to_pylist(), strict=True)

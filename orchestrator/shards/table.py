@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 from orchestrator.errors import DamagedArtifact, DataError
 from orchestrator.store.artifacts import ArtifactStore
 from orchestrator.store.parquet import MAX_TABLE_BYTES, read_exactly, told_as
+from orchestrator.store.record import ArtifactRecord
 
 
 def table_bytes(rows: Sequence[tuple[str, int, bytes]], recipe: Mapping[str, Any], address: str) -> bytes:
@@ -35,13 +36,15 @@ def table_bytes(rows: Sequence[tuple[str, int, bytes]], recipe: Mapping[str, Any
     return sink.getvalue()
 
 
-def read_table(store: ArtifactStore, address: str, file: str) -> tuple[pa.Table, Mapping[str, Any]]:
-    """The rows of a shard, and its recipe.
+def read_table(
+    store: ArtifactStore, address: str, file: str, record: ArtifactRecord | None = None
+) -> tuple[pa.Table, Mapping[str, Any]]:
+    """The rows of a shard, and its recipe; its record is not read again where the caller has it.
 
     Raises:
         DamagedArtifact: it is not a shard, or not the one its record describes.
     """
-    record = store.record(address)
+    record = record or store.record(address)
     content, recipe = store.read(address, file, record), record.recipe
     with told_as(DamagedArtifact, f"{address} is not a shard", f"Delete {address} and rerun."):
         table = read_exactly(content, _schema(recipe))

@@ -55,7 +55,7 @@ class ArtifactStore(Protocol):
         """Remove the artifact; it stops existing in one step. Nothing there: nothing happens."""
         ...
 
-    def sweep(self, older_than_seconds: float = 86_400) -> int:
+    def sweep(self, older_than_seconds: float = 86_400.0) -> int:
         """Remove what killed writers left behind; the number of such leftovers."""
         ...
 

@@ -107,7 +107,7 @@ class LocalStore:
             raise self._unusable("written", error) from None
         shutil.rmtree(draft, ignore_errors=True)
 
-    def sweep(self, older_than_seconds: float = 86_400) -> int:
+    def sweep(self, older_than_seconds: float = 86_400.0) -> int:
         """Remove drafts and scratch of processes that were killed; younger ones may be in use."""
         limit, swept = time.time() - older_than_seconds, 0
         for path in (*self.root.glob(f"{_DRAFTS}/*"), *self.root.glob(f"{SCRATCH}/*")):

@@ -96,7 +96,7 @@ class S3Store:
             payload = [_payload_key(address, record.writer, file) for file in record.files]
         self._objects.delete([_record_key(address), *payload])
 
-    def sweep(self, older_than_seconds: float = 86_400) -> int:
+    def sweep(self, older_than_seconds: float = 86_400.0) -> int:
         """Remove payload no record names, scratch and unfinished uploads; younger ones may be in use."""
         limit, committed = time.time() - older_than_seconds, set()
         writings: dict[str, dict[str, list[Listed]]] = {}

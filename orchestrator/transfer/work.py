@@ -1,5 +1,6 @@
 """WorkUnit: one source, one shard, one attack under one threat, tried on all targets; and their plan."""
 
+import functools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -40,8 +41,7 @@ class WorkUnit:
     @cached_property
     def address(self) -> str:
         """Where this unit's outcomes are: the last part names the set of targets by digest."""
-        cohort = recipe_digest({"targets": [target.label for target in self.targets]})[:8]
-        return f"{self.prefix}/{cohort}"
+        return f"{self.prefix}/{_cohort(tuple(target.label for target in self.targets))}"
 
     @property
     def attack_unit(self) -> "AttackUnit":
@@ -71,6 +71,12 @@ class WorkUnit:
         """Everything that decides the outcomes."""
         targets = {target.label: target.digest for target in self.targets}
         return {**self.attack_recipe, "targets": targets}
+
+
+# Thousands of units share a set of targets.
+@functools.lru_cache(maxsize=1024)
+def _cohort(labels: tuple[str, ...]) -> str:
+    return recipe_digest({"targets": list(labels)})[:8]
 
 
 @dataclass(frozen=True)

@@ -60,6 +60,8 @@ class TransferWorker:
         self.load, self.batch, self.keep_bytes = load, batch, keep_bytes
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self._models: OrderedDict[str, tuple[nn.Module, int]] = OrderedDict()
+        # Each shard is attacked on many sources; its images are in the node's cache, its record here.
+        self._shards: dict[str, ArtifactRecord] = {}
         self._clean: OrderedDict[tuple[str, str], Int[Tensor, " images"]] = OrderedDict()
         # Convolutions default to TF32 on a GPU, ten bits of mantissa; judgements here are fp32.
         torch.backends.cudnn.allow_tf32 = False
@@ -73,7 +75,9 @@ class TransferWorker:
         """
         started = time.monotonic()
         work = unit.unit if isinstance(unit, AttackUnit) else unit
-        shard = read_pixels(self.store, work.shard)
+        if work.shard not in self._shards:
+            self._shards[work.shard] = self.store.record(work.shard)
+        shard = read_pixels(self.store, work.shard, self._shards[work.shard])
         images = (shard.pixels.float() / 255).to(self.device)
         labels = shard.labels.to(self.device)
         kept = read_moved(self.store, work.attack_unit, images) if work.kept else None
