@@ -30,13 +30,30 @@ def train_lora(
     all that belongs to a key lives in local names of ``finetune`` and is gone when it returns.
     """
     by_label = {unit.id: unit for unit in units}
+    try:
+        reasons = _run_trials(cluster, by_label, scratch, tell)
+    except Exception as error:  # Tune's own end, where the store is out of reach for its bookkeeping
+        logger.debug("Tune ended", exc_info=True)
+        reasons = dict.fromkeys(by_label, f"{type(error).__name__}: {first_line(error)}")
+    store = open_store(units[0].store)
+    for unit in units:
+        if store.has(unit.model.address):
+            yield Finished(unit, None, 0.0)
+        else:
+            yield Failed(unit, reasons.get(unit.id) or "its trial never ran")
+
+
+def _run_trials(
+    cluster: Cluster, units: dict[str, TrainingUnit], scratch: Scratch, tell: Post
+) -> dict[str, str]:
+    """Train all units; by their ids, why a unit is not trained, empty where it is."""
     trainable = tune.with_resources(
-        functools.partial(_trial, units=by_label, tell=tell),
+        functools.partial(_trial, units=units, tell=tell),
         {name.lower(): amount for name, amount in cluster.devices.bundle().items()},
     )
     tuner = tune.Tuner(
         trainable,
-        param_space={"model": tune.grid_search(list(by_label))},
+        param_space={"model": tune.grid_search(list(units))},
         tune_config=tune.TuneConfig(reuse_actors=True, max_concurrent_trials=0),
         run_config=tune.RunConfig(
             name="lora",
@@ -46,14 +63,7 @@ def train_lora(
             failure_config=tune.FailureConfig(max_failures=WORKER_LOSSES),
         ),
     )
-    results = tuner.fit()
-    store = open_store(units[0].store)
-    reasons = {result.config["model"]: _reason(result) for result in results if result.config}
-    for unit in units:
-        if store.has(unit.model.address):
-            yield Finished(unit, None, 0.0)
-        else:
-            yield Failed(unit, reasons.get(unit.id) or "its trial never ran")
+    return {result.config["model"]: _reason(result) for result in tuner.fit() if result.config}
 
 
 def _trial(config: dict[str, Any], units: dict[str, TrainingUnit], tell: Post) -> dict[str, str]:
