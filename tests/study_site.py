@@ -66,15 +66,6 @@ class Driver:
         """Addresses of the study's artifacts below a prefix."""
         return list(open_store(self.store).addresses(prefix))
 
-    def inherit(self, other: "Driver", *prefixes: str) -> None:
-        """Begin with artifacts that another study has made, to come sooner to what follows them."""
-        client = self.site.client()
-        for prefix in prefixes:
-            there = f"{other.name}/digits/{prefix}/"
-            for found in client.list_objects_v2(Bucket=BUCKET, Prefix=there)["Contents"]:
-                key = found["Key"].replace(other.name, self.name, 1)
-                client.copy({"Bucket": BUCKET, "Key": found["Key"]}, BUCKET, key)
-
     def start(self, *more: str) -> "Driver":
         """Begin, or go on with what is there."""
         options = ["--store", f"s3://{BUCKET}/{self.name}", "--vault", str(self.site.folder / "vault")]

@@ -74,9 +74,8 @@ def test_expired_credentials_are_told_in_a_sentence_and_two_drivers_then_make_on
     site: Site, reference: Reference
 ) -> None:
     driver = site.driver("shared", workers=1)
-    driver.inherit(site.driver("alone"), "study", "keys", "shards", "models/plain")
     driver.start()
-    driver.wait_for("the keyed models' turn", lambda: "keyed models: 0/4" in driver.said)
+    driver.wait_for("the plain model", lambda: driver.made("models"))
     site.proxy.add("status", **EXPIRED)
     assert driver.end() in (1, 2), driver.said
     assert "the credentials have expired: renew them and rerun" in driver.said
