@@ -368,7 +368,7 @@ def test_a_cluster_is_looked_at_node_by_node(bucket: str, tmp_path: Path) -> Non
     assert [line.split()[0] for line in doors] == ["ok", "ok"]
     assert "Ray asks for its token" in doors[0]
     assert "would not see it" in folder.line("size")
-    assert "does not let this process in" in stranger.line("joined")
+    assert "does not let this job in" in stranger.line("joined")
     assert "RAY_AUTH_MODE=token" in stranger.line("joined")
     assert contents(bucket) == []
     assert not (tmp_path / "store").exists()
