@@ -139,19 +139,20 @@ def shards_of(study: Study, split: Any, count: int) -> tuple[Shard, ...]:
 
 def commit_outcomes(store: ArtifactStore, unit: WorkUnit) -> bool:
     """Outcomes of a unit, as its worker would commit them; what they say is made up."""
-    rows = len(unit.targets) * ROWS
+    rows, epsilon = len(unit.targets) * ROWS, unit.ladder.threats[0].epsilon
     columns: dict[str, list[Any]] = {
         "image": [f"digits-{row:05d}" for row in range(ROWS)] * len(unit.targets),
         "source": [unit.source.name] * rows,
         "target": [target.name for target in unit.targets for _ in range(ROWS)],
         "method": ["full"] * rows,
         "attack": [unit.attack] * rows,
-        "norm": [unit.threat.norm] * rows,
-        "epsilon": [unit.threat.epsilon] * rows,
+        "norm": [unit.ladder.norm] * rows,
+        "epsilon": [epsilon] * rows,
         **{name: [row % 10 for row in range(rows)] for name in ("label", "clean_prediction")},
         "adversarial_prediction": [row % 7 for row in range(rows)],
         **{name: [True] * rows for name in ("source_fooled", "moved")},
-        **{name: [unit.threat.epsilon] * rows for name in ("distance_linf", "distance_l2")},
+        **{f"distance_{norm}": [epsilon] * rows for norm in ("linf", "l2", "l1")},
+        **{name: [101] * rows for name in ("forwards", "backwards")},
     }
     sink = io.BytesIO()
     pq.write_table(pa.table(columns, schema=OUTCOME_SCHEMA), sink, compression="zstd")
@@ -159,8 +160,11 @@ def commit_outcomes(store: ArtifactStore, unit: WorkUnit) -> bool:
     record = ArtifactRecord(
         recipe=unit.recipe,
         files={OUTCOMES_FILE: FileEntry.of(content)},
-        parents={model.address: model.digest for model in (unit.source, *unit.targets)},
-        provenance={"seconds": 1.0, "device": "cpu", "versions": library_versions()},
+        parents={model.address: model.digest for model in (*unit.source.members, *unit.targets)},
+        provenance={
+            **{"seconds": 1.0, "silent": 0, "unconfirmed": 0, "indicators": {}, "findings": {}},
+            **{"device": "cpu", "versions": library_versions()},
+        },
     )
     return store.commit(unit.address, record, {OUTCOMES_FILE: content})
 

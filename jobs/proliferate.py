@@ -26,7 +26,8 @@ def proliferate(command: Command) -> int:
     reporter, store = open_reporter(), command.open_store()
     with command.workplace() as workplace:
         reporter.say(f"study {command.study.name} in {store.uri}, on {workplace.description}")
-        ending = StudyRun(command.study, store, command.vault_uri, workplace, reporter).run()
+        run = StudyRun(command.study, store, command.vault_uri, workplace, reporter, command.attacking)
+        ending = run.run()
     if ending.failures:
         reporter.say(f"{len(ending.failures)} units failed; the same command tries them again")
     if ending.report:

@@ -1,12 +1,16 @@
 """Study: one experiment, whole and frozen; every default lives here or in its part."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from orchestrator.attacks import parse_attack
-from orchestrator.attacks.attack import Attack, Threat
+from orchestrator.attacks.attack import Attack
+from orchestrator.attacks.source import Precision
+from orchestrator.attacks.threat import Ladder
 from orchestrator.errors import StudyError
 from orchestrator.models.backbone import Architecture
+from orchestrator.models.ensemble import EnsembleSpec
 from orchestrator.models.ref import Method
 from orchestrator.training.recipe import Recipe
 
@@ -39,7 +43,13 @@ class Study:
     attacks: tuple[str, ...] = ("apgd-ce",)
     """Attacks by name, with options if wanted, e.g. apgd-ce:steps=50 autoattack."""
     threats: tuple[str, ...] = ("linf:4/255",)
-    """Norms and radii on [0, 1] pixels, e.g. linf:4/255 l2:0.5."""
+    """Norms and radii on [0, 1] pixels, e.g. linf:4/255 l2:0.5; linf:1/255,2/255,4/255 is climbed in one
+    run, each radius begun where the one before ended."""
+    ensembles: tuple[str, ...] = ()
+    """Sources of several models beside the single ones: 4 is every four keys in slot order, plain+2 every
+    two keys and the undefended model; 4@gradients takes the mean of gradients, not of logits."""
+    attack_precision: Precision = "fp32"
+    """In what sources run while attacked: fp32, or bf16 on GPUs. Success is judged in fp32 either way."""
     base: Recipe = field(default_factory=Recipe)
     """How the plain model is trained where no weights are given."""
     recipe: Recipe = field(default_factory=Recipe)
@@ -70,8 +80,9 @@ class Study:
         if not self.attacks or not self.threats:
             raise StudyError("A study needs at least one attack and one threat (--attacks, --threats).")
         # Read once here, so that what cannot be read is refused before anything runs.
-        self.parsed_attacks()
-        self.parsed_threats()
+        attacks, ladders = self.parsed_attacks(), self.parsed_ladders()
+        _check_norms(attacks, ladders)
+        self.parsed_ensembles()
 
     def _check_numbers(self) -> None:
         for name, least in (("n_keys", 1), ("block_size", 1), ("shard_rows", 1)):
@@ -98,9 +109,13 @@ class Study:
         """Attacks by their canonical name."""
         return dict(parse_attack(text) for text in dict.fromkeys(self.attacks))
 
-    def parsed_threats(self) -> tuple[Threat, ...]:
-        """Threats in the order given, each once."""
-        return tuple(dict.fromkeys(Threat.parse(text) for text in self.threats))
+    def parsed_ladders(self) -> tuple[Ladder, ...]:
+        """Ladders of threats in the order given, each once."""
+        return tuple(dict.fromkeys(Ladder.parse(text) for text in self.threats))
+
+    def parsed_ensembles(self) -> tuple[EnsembleSpec, ...]:
+        """Ensembles in the order given, each once."""
+        return tuple(dict.fromkeys(EnsembleSpec.parse(text) for text in self.ensembles))
 
     def fixed(self) -> dict[str, Any]:
         """Settings every artifact of a begun study shares; keys, attacks and threats may be added."""
@@ -109,6 +124,23 @@ class Study:
             "block_size": self.block_size,
             "seed": self.seed,
         }
+
+
+def _check_norms(attacks: Mapping[str, Attack], ladders: Sequence[Ladder]) -> None:
+    """Raise StudyError where an attack is not defined for a norm, or a threat is given twice."""
+    for name, attack in attacks.items():
+        for ladder in ladders:
+            if ladder.norm not in attack.norms:
+                raise StudyError(
+                    f"Attack {name} is not defined for {ladder.norm}, only for "
+                    f"{', '.join(sorted(attack.norms))}. Run it in a study of its own with other --threats."
+                )
+    threats = [threat for ladder in ladders for threat in ladder.threats]
+    twice = next((threat for threat in threats if threats.count(threat) > 1), None)
+    if twice:
+        raise StudyError(
+            f"Threat {twice} is in two of --threats. Give it once: its counts would be added up."
+        )
 
 
 def _divisors(size: int) -> str:

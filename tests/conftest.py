@@ -2,7 +2,7 @@
 
 import os
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -88,9 +88,11 @@ def small_study(**changes) -> Study:
     )
 
 
-def run_locally(study: Study, store: LocalStore, vault: str) -> tuple[StudyRun, list[str]]:
+def run_locally(
+    study: Study, store: LocalStore, vault: str, attacking: Mapping[str, bool] | None = None
+) -> tuple[StudyRun, list[str]]:
     """Run a study in this process; the run and what it said."""
     said: list[str] = []
-    run = StudyRun(study, store, vault, LocalWorkplace(), PlainReporter(said.append))
+    run = StudyRun(study, store, vault, LocalWorkplace(), PlainReporter(said.append), attacking or {})
     run.run()
     return run, said

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from conftest import run_locally, small_study
 from orchestrator.attacks import attack_settings
-from orchestrator.attacks.apgd import ApgdCe
-from orchestrator.attacks.attack import Threat
+from orchestrator.attacks.gradient.apgd_untargeted import ApgdUntargeted
+from orchestrator.attacks.threat import Ladder
 from orchestrator.cluster.runner import Failed, Finished
 from orchestrator.errors import DamagedArtifact
 from orchestrator.models.ref import ModelRef
@@ -19,6 +19,7 @@ from orchestrator.pipeline.agenda import Agenda
 from orchestrator.pipeline.stages import StudyRun
 from orchestrator.store.artifacts import ArtifactStore
 from orchestrator.store.local import LocalStore
+from orchestrator.transfer.climb import Moved
 from orchestrator.transfer.moved import kept_moved, read_moved, save_moved
 from orchestrator.transfer.work import AttackUnit, WorkUnit, targets_of
 
@@ -32,8 +33,8 @@ def key(number: int) -> ModelRef:
 def unit(source: ModelRef, models: list[ModelRef], shard: int) -> WorkUnit:
     return WorkUnit(
         attack="apgd-ce",
-        settings=attack_settings(ApgdCe()),
-        threat=Threat("linf", 0.1),
+        settings=attack_settings(ApgdUntargeted()),
+        ladder=Ladder.parse("linf:0.1"),
         source=source,
         shard=f"shards/eval/{shard:05d}",
         shard_digest="d",
@@ -209,8 +210,11 @@ def test_kept_images_nobody_waits_for_are_removed(store: LocalStore, vault) -> N
 
 def test_kept_images_that_do_not_fit_their_shard_are_damage(store: LocalStore) -> None:
     early = unit(PLAIN, [PLAIN, key(0)], 0).attack_unit
-    save_moved(store, early, torch.zeros(2, 3, 4, 4), 1.0)
-    images, seconds = read_moved(store, early, torch.ones(2, 3, 4, 4))
-    assert (float(images.sum()), seconds) == (0.0, 1.0)
+    images, counts = torch.zeros(1, 2, 3, 4, 4), torch.ones(1, 2, dtype=torch.long)
+    save_moved(store, early, Moved(images, images + 1, counts, 2 * counts, counts > 0), {"seconds": 1.0})
+    moved, record = read_moved(store, early, torch.ones(2, 3, 4, 4))
+    assert (moved.worst.sum(), moved.best.mean(), moved.backwards.sum()) == (0, 1, 4)
+    assert moved.fooled.tolist() == [[True, True]]
+    assert record.told("seconds", float, early.address) == 1.0
     with pytest.raises(DamagedArtifact, match="moved/"):
         read_moved(store, early, torch.ones(3, 3, 4, 4))

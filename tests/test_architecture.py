@@ -21,8 +21,9 @@ FLOW = [
     *(
         f"orchestrator/{room}"
         for room in (
-            *("keys", "store", "shards", "models", "training", "attacks", "transfer"),
-            *("report", "cluster", "pipeline", "checkup"),
+            *("keys", "store", "shards", "models", "training"),
+            *("attacks", "attacks/gradient", "attacks/query", "attacks/transfer", "attacks/adaptive"),
+            *("attacks/oracle", "transfer", "report", "cluster", "pipeline", "checkup"),
         )
     ),
 ]

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import binomtest
 
-from orchestrator.attacks.attack import Threat
+from orchestrator.attacks.threat import Threat
 from orchestrator.report.figures import heatmap_png
 from orchestrator.report.grid import lay_out
 from orchestrator.report.page import write_report

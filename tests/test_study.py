@@ -169,9 +169,9 @@ def test_a_dry_run_prints_the_plan_and_makes_nothing(job, tmp_path: Path) -> Non
     status, said, _ = job("--dry-run", "--method", "both")
     assert status == 0
     rows = {line.split("│")[1].strip(): line for line in said.splitlines() if line.startswith("│")}
-    # Per source: 40 images, 4 forwards and backwards of the attack, 1 reading back, its targets;
-    # plain on 5, two keys of two methods on 3 each; clean readings of 5 models once.
-    forwards = 40 * (5 * (4 + 1) + 5 + 4 * 3) + 40 * 5
+    # Per source: 40 images, 4 forwards and backwards of the attack, and at most two readings back and
+    # two of each target; plain on 5, two keys of two methods on 3 each; clean readings of 5 models.
+    forwards = 40 * (5 * (4 + 2) + 2 * (5 + 4 * 3)) + 40 * 5
     assert f"{forwards:,}" in rows["attacks"]
     assert f"{40 * 5 * 4:,}" in rows["attacks"]
     assert "2 × 1 GPU" in rows["lora models"]

@@ -13,18 +13,20 @@ from torch import nn
 
 from conftest import run_locally, small_study
 from orchestrator.attacks import ATTACKS, attack_settings
-from orchestrator.attacks.apgd import ApgdCe
-from orchestrator.attacks.attack import Threat
+from orchestrator.attacks.answer import Found
+from orchestrator.attacks.gradient.apgd_untargeted import ApgdUntargeted
+from orchestrator.attacks.threat import Ladder, Threat
 from orchestrator.errors import StaleArtifact, ThreatViolated, WeightsError
 from orchestrator.models.ref import ModelRef
 from orchestrator.pipeline.tally import tally
 from orchestrator.shards.shard import plan_shards, write_shard
 from orchestrator.store.local import LocalStore
 from orchestrator.store.record import recipe_digest
+from orchestrator.transfer.judge import predict
 from orchestrator.transfer.matrix import Panel, TransferMatrix
 from orchestrator.transfer.outcomes import OUTCOME_SCHEMA
 from orchestrator.transfer.work import WorkUnit, plan_units, targets_of
-from orchestrator.transfer.worker import OUTCOMES_FILE, TransferWorker, predict
+from orchestrator.transfer.worker import OUTCOMES_FILE, TransferWorker
 
 
 def model_ref(name: str) -> ModelRef:
@@ -87,8 +89,8 @@ def units(store: LocalStore, tmp_path: Path, names: list[str], epsilon: float = 
     return [
         WorkUnit(
             attack="apgd-ce-steps10",
-            settings=attack_settings(ApgdCe(steps=10)),
-            threat=Threat("linf", epsilon),
+            settings=attack_settings(ApgdUntargeted(steps=10)),
+            ladder=Ladder((Threat("linf", epsilon),)),
             source=source,
             shard=shard,
             shard_digest=digest,
@@ -213,16 +215,18 @@ def test_a_tie_is_read_as_the_label_and_no_number_is_no_answer() -> None:
             return self.values
 
     images = torch.zeros(3, 3, 4, 4)
-    assert predict(Fixed(logits), images, labels).tolist() == [1, 2, 0]
+    assert predict([Fixed(logits)], images, labels).tolist() == [1, 2, 0]
     with pytest.raises(WeightsError, match="not numbers"):
-        predict(Fixed(logits / 0 * 0), images, labels)
+        predict([Fixed(logits / 0 * 0)], images, labels)
 
 
 def test_an_attack_that_cheats_is_caught(store: LocalStore, tmp_path: Path, monkeypatch) -> None:
     @dataclass(frozen=True)
     class Cheat:
-        def __call__(self, model, images, labels, threat, seeds):
-            return images * float("nan")
+        norms, access, needs = frozenset({"linf"}), "gradients", frozenset()
+
+        def __call__(self, source, points, threat):
+            return Found.same(points.images * float("nan"))
 
         def calls(self, classes: int):
             return ATTACKS["apgd-ce"].calls(classes)

@@ -1,4 +1,4 @@
-"""Answer: the image an attack keeps of all it visited, and the rule for what a model misreads."""
+"""Answer: the images an attack keeps of all it visited, and the rule for what a model misreads."""
 
 from dataclasses import dataclass
 
@@ -16,32 +16,62 @@ def misread(
     return others > logits.gather(1, column)[:, 0]
 
 
+@dataclass(frozen=True)
+class Found:
+    """What an attack found, image by image; two answers, for two questions."""
+
+    worst: Float[Tensor, "batch 3 height width"]
+    """Did the source fall? One that it misreads where any image visited was misread; else the image
+    itself, or whatever the attack came nearest with."""
+    best: Float[Tensor, "batch 3 height width"]
+    """What transfers? The one of highest loss of all visited, misread or not."""
+
+    @classmethod
+    def same(cls, images: Float[Tensor, "batch 3 height width"]) -> "Found":
+        """One image for both questions."""
+        return cls(images, images)
+
+
 @dataclass
 class Answer:
-    """The image kept of all those offered, row by row: misread before read, then by loss."""
+    """The images kept of all those offered, row by row, by a loss that all offers share."""
 
-    images: Float[Tensor, "batch 3 height width"]
-    losses: Float[Tensor, " batch"]
+    worst: Float[Tensor, "batch 3 height width"]
+    """Of those misread the one of highest loss; of those read right likewise until one is misread."""
+    worst_loss: Float[Tensor, " batch"]
     misread: Bool[Tensor, " batch"]
+    best: Float[Tensor, "batch 3 height width"]
+    """The one of highest loss."""
+    best_loss: Float[Tensor, " batch"]
 
     @classmethod
     def unmoved(cls, images: Float[Tensor, "batch 3 height width"]) -> "Answer":
         """The images themselves, to be replaced by whatever has a loss at all."""
         rows, device = (len(images),), images.device
         lowest = torch.full(rows, float("-inf"), dtype=torch.float64, device=device)
-        return cls(images.clone(), lowest, torch.zeros_like(lowest, dtype=torch.bool))
+        fallen = torch.zeros_like(lowest, dtype=torch.bool)
+        return cls(images.clone(), lowest.clone(), fallen, images.clone(), lowest.clone())
 
     def offer(
         self,
-        images: Float[Tensor, "batch 3 height width"],
-        losses: Float[Tensor, " batch"],
-        misread: Bool[Tensor, " batch"],
+        rows: Int[Tensor, " some"],
+        images: Float[Tensor, "some 3 height width"],
+        losses: Float[Tensor, " some"],
+        misread: Bool[Tensor, " some"],
     ) -> None:
-        """Keep each row that is better than the one kept so far."""
-        better = (misread & ~self.misread) | ((misread == self.misread) & (losses > self.losses))
-        self.images = torch.where(per_image(better), images, self.images)
-        self.losses = torch.where(better, losses, self.losses)
-        self.misread = self.misread | misread
+        """Keep, for each of these rows, what is better than the one kept so far."""
+        fallen, losses = self.misread[rows], losses.double()
+        better = (misread & ~fallen) | ((misread == fallen) & (losses > self.worst_loss[rows]))
+        self.worst[rows[better]] = images[better]
+        self.worst_loss[rows[better]] = losses[better]
+        self.misread[rows] = fallen | misread
+        higher = losses > self.best_loss[rows]
+        self.best[rows[higher]] = images[higher]
+        self.best_loss[rows[higher]] = losses[higher]
+
+    def found(self) -> Found:
+        """The two answers."""
+        return Found(self.worst, self.best)
 
 
 def per_image(values: Shaped[Tensor, " batch"]) -> Shaped[Tensor, "batch 1 1 1"]:

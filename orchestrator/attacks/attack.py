@@ -5,70 +5,81 @@ and measures. A wrong attack can be weak, but it cannot lie.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal, NamedTuple, Protocol, runtime_checkable
+from dataclasses import dataclass, replace
+from typing import ClassVar, Literal, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 
-from orchestrator.errors import ThreatError, ThreatViolated
+from orchestrator.attacks.answer import Found
+from orchestrator.attacks.noise import reseeded
+from orchestrator.attacks.source import Access, Source
+from orchestrator.attacks.threat import Norm, Threat
 
-Norm = Literal["linf", "l2"]
+Need = Literal["plain", "block-size", "examples", "vit"]
 
 
 @dataclass(frozen=True)
-class Threat:
-    """How far an attacker may move an image: a norm and a radius on pixels in [0, 1].
+class Points:
+    """The images an attack is given, row by row."""
 
-    Raises:
-        ThreatError: epsilon is not in (0, 1] for ℓ∞, or not positive and finite for ℓ2.
-    """
-
-    norm: Norm
-    epsilon: float
-
-    def __post_init__(self) -> None:
-        if not 0 < self.epsilon < float("inf"):
-            raise ThreatError(
-                f"Epsilon {self.epsilon:g} of {self.norm} is not a positive number. "
-                "Give a radius on [0, 1] pixels, e.g. linf:8/255 or l2:0.5."
-            )
-        if self.norm == "linf" and self.epsilon > 1:
-            raise ThreatError(
-                f"Epsilon {self.epsilon:g} of linf exceeds the whole [0, 1] range. "
-                f"Did you mean linf:{self.epsilon:g}/255?"
-            )
+    images: Float[Tensor, "rows 3 height width"]
+    """In [0, 1], float32 or float64; what is found has their type and device."""
+    labels: Int[Tensor, " rows"]
+    """The classes to move away from."""
+    seeds: Int[Tensor, " rows"]
+    """One per image: all that is drawn for an image comes from its own."""
+    start: Float[Tensor, "rows 3 height width"] | None = None
+    """Where to begin, inside the threat: what an attack under a smaller threat ended with."""
+    targets: Int[Tensor, " rows"] | None = None
+    """The classes to move towards, in a targeted attack."""
 
     @classmethod
-    def parse(cls, text: str) -> "Threat":
-        """The threat written as ``linf:8/255``, ``linf:0.03`` or ``l2:0.5``."""
-        norm, _, radius = text.partition(":")
-        try:
-            numerator, slash, denominator = radius.partition("/")
-            epsilon = float(numerator) / int(denominator if slash else 1)
-        except (ValueError, ZeroDivisionError):
-            raise ThreatError(
-                f"Threat {text!r} is not written as NORM:EPSILON, e.g. linf:8/255 or l2:0.5."
-            ) from None
-        if norm not in ("linf", "l2"):
-            raise ThreatError(f"Norm {norm!r} is unknown. Use linf or l2.")
-        return cls(norm, epsilon)  # type: ignore[arg-type]  # mypy does not narrow to the literals
+    def of(
+        cls,
+        images: Float[Tensor, "rows 3 height width"],
+        labels: Int[Tensor, " rows"],
+        seeds: Sequence[int],
+        start: Float[Tensor, "rows 3 height width"] | None = None,
+    ) -> "Points":
+        """Points of images in any memory layout and labels of any integer type.
 
-    def __str__(self) -> str:
-        levels = round(self.epsilon * 255)
-        if self.norm == "linf" and levels and self.epsilon == levels / 255:
-            return f"{self.norm}:{levels}/255"
-        return f"{self.norm}:{repr(self.epsilon).removesuffix('.0')}"
+        Raises:
+            ValueError: there are not as many seeds as images.
+        """
+        if not len(seeds) == len(images) == len(labels):
+            raise ValueError(
+                f"There are {len(seeds)} seeds and {len(labels)} labels for {len(images)} images."
+            )
+        numbers = torch.tensor(list(seeds), dtype=torch.int64, device=images.device)
+        return cls(images.detach().contiguous(), labels.long(), numbers, start)
 
-    @property
-    def slug(self) -> str:
-        """The threat as part of an address, e.g. ``linf-8of255``."""
-        return str(self).replace(":", "-").replace("/", "of")
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def part(self, rows: Int[Tensor, " some"]) -> "Points":
+        """Some of the points."""
+        start = None if self.start is None else self.start[rows]
+        targets = None if self.targets is None else self.targets[rows]
+        return Points(self.images[rows], self.labels[rows], self.seeds[rows], start, targets)
+
+    def stage(self, number: int) -> "Points":
+        """The same points with other seeds: for one of several runs that draw independently."""
+        return replace(self, seeds=reseeded(self.seeds, number))
+
+    def towards(self, targets: Int[Tensor, " rows"]) -> "Points":
+        """The same points, to be moved towards these classes."""
+        return replace(self, targets=targets)
+
+    def slices(self, batch: int) -> list[Int[Tensor, " some"]]:
+        """The rows of all points, ``batch`` at a time."""
+        rows = torch.arange(len(self), device=self.images.device)
+        return list(torch.split(rows, batch)) if len(self) else []
 
 
 class Calls(NamedTuple):
-    """Passes through the source that one image costs, at most."""
+    """Passes through a source of one model that one image costs, at most."""
 
     forwards: int
     backwards: int
@@ -76,68 +87,23 @@ class Calls(NamedTuple):
 
 @runtime_checkable
 class Attack(Protocol):
-    """Moves images inside a threat so that a model misreads them; frozen settings, no state.
+    """Moves images inside a threat so that a source misreads them; frozen settings, no state.
 
     Every random choice about an image comes from that image's own seed, so the answer for an image
     does not depend on its batch, its neighbours or the worker.
     """
 
-    def __call__(
-        self,
-        model: nn.Module,
-        images: Float[Tensor, "batch 3 height width"],
-        labels: Int[Tensor, " batch"],
-        threat: Threat,
-        seeds: Sequence[int],
-    ) -> Float[Tensor, "batch 3 height width"]:
-        """Images moved inside ``threat``; the model, its gradients and global RNG stay untouched."""
+    norms: ClassVar[frozenset[Norm]]
+    """Norms it is defined for."""
+    access: ClassVar[Access]
+    """The most it asks of the source."""
+    needs: ClassVar[frozenset[Need]]
+    """What it must know besides, and ``vit`` where it reaches into a timm ViT."""
+
+    def __call__(self, source: Source, points: Points, threat: Threat) -> Found:
+        """Images moved inside ``threat``; the models, their gradients and global RNG stay untouched."""
         ...
 
     def calls(self, classes: int) -> Calls:
         """What one image costs at most, on a model of ``classes`` classes that never falls."""
         ...
-
-
-def project(
-    moved: Float[Tensor, "batch 3 height width"],
-    images: Float[Tensor, "batch 3 height width"],
-    threat: Threat,
-) -> Float[Tensor, "batch 3 height width"]:
-    """``moved``, brought inside the threat and inside [0, 1]; unchanged where it is there already.
-
-    Under ℓ∞ the nearest such image; under ℓ2 the step is shortened, then clamped.
-    """
-    if threat.norm == "linf":
-        low, high = images - threat.epsilon, images + threat.epsilon
-        return torch.maximum(torch.minimum(moved, high), low).clamp(0, 1)
-    step: Tensor = moved - images
-    length = step.flatten(1).norm(dim=1).clamp_min(1e-12)[:, None, None, None]
-    # Clamping to [0, 1] moves towards images that are themselves in [0, 1]: it only shortens.
-    scaled: Tensor = (images + step * (threat.epsilon / length).clamp_max(1)).clamp(0, 1)
-    return scaled
-
-
-def check_threat(
-    moved: Float[Tensor, "batch 3 height width"],
-    images: Float[Tensor, "batch 3 height width"],
-    threat: Threat,
-) -> None:
-    """Raise ThreatViolated unless ``moved`` is inside the threat, up to float rounding (1e-6)."""
-    if len(images) == 0:
-        return
-    distance = distances(moved, images)[threat.norm]
-    if not torch.isfinite(moved).all() or moved.min() < 0 or moved.max() > 1:
-        raise ThreatViolated(f"An attack under {threat} left [0, 1]. This is a defect of the attack.")
-    if distance.max() > threat.epsilon * (1 + 1e-5) + 1e-6:
-        raise ThreatViolated(
-            f"An attack under {threat} moved an image by {distance.max():.6g}. "
-            "This is a defect of the attack."
-        )
-
-
-def distances(
-    moved: Float[Tensor, "batch 3 height width"], images: Float[Tensor, "batch 3 height width"]
-) -> dict[str, Float[Tensor, " batch"]]:
-    """How far each image was moved, by norm, in float64 so that storage adds no rounding."""
-    step = (moved.double() - images.double()).flatten(1)
-    return {"linf": step.abs().amax(dim=1), "l2": step.norm(dim=1)}

@@ -11,6 +11,9 @@ from orchestrator.errors import StudyError, WeightsError
 PATCH = "patch_embed.proj"
 PATCH_WEIGHT, PATCH_BIAS = f"{PATCH}.weight", f"{PATCH}.bias"
 HEAD = "head"
+HEAD_WEIGHT, HEAD_BIAS = f"{HEAD}.weight", f"{HEAD}.bias"
+# What an adapter holds whole; all else in it are low-rank factors.
+WHOLE = (PATCH_WEIGHT, PATCH_BIAS, HEAD_WEIGHT, HEAD_BIAS)
 _TARGETS = [PATCH, "attn.qkv"]
 
 
@@ -73,13 +76,7 @@ def merge_adapter(backbone: nn.Module, state: Mapping[str, Tensor], origin: str)
         WeightsError: it was extracted from another architecture, or is no adapter.
     """
     own = backbone.state_dict()
-    strange = [name for name in state if not _fits(name, state, own)]
-    whole = (PATCH_WEIGHT, PATCH_BIAS, f"{HEAD}.weight", f"{HEAD}.bias")
-    strange += [name for name in whole if name not in state]
-    if strange:
-        raise WeightsError(
-            f"{origin} is no adapter of this model ({strange[0][:80]}). Delete it and rerun."
-        )
+    check_adapter(own, state, origin)
     for name, tensor in state.items():
         if name.endswith(".up"):
             continue
@@ -89,6 +86,16 @@ def merge_adapter(backbone: nn.Module, state: Mapping[str, Tensor], origin: str)
         else:
             own[name].copy_(tensor)
     return backbone
+
+
+def check_adapter(own: Mapping[str, Tensor], state: Mapping[str, Tensor], origin: str) -> None:
+    """Raise WeightsError unless an extracted adapter is whole and fits a model's own tensors."""
+    strange = [name for name in state if not _fits(name, state, own)]
+    strange += [name for name in WHOLE if name not in state]
+    if strange:
+        raise WeightsError(
+            f"{origin} is no adapter of this model ({strange[0][:80]}). Delete it and rerun."
+        )
 
 
 def _fits(name: str, state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> bool:

@@ -38,5 +38,10 @@ class ModelRef:
         """The recipe's digest."""
         return recipe_digest(self.recipe)
 
+    @property
+    def members(self) -> "tuple[ModelRef, ...]":
+        """The models a source consists of: this one."""
+        return (self,)
+
     def __hash__(self) -> int:
         return hash((self.address, self.digest))

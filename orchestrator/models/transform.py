@@ -69,19 +69,47 @@ class BlockShuffle:
     def _permute(
         self, images: Float[Tensor, "batch 3 height width"], order: Int[Tensor, " values"]
     ) -> Float[Tensor, "batch 3 height width"]:
-        batch, _, height, width = images.shape
-        size = self.block_size
-        if height % size or width % size:
-            raise StudyError(f"Blocks of {size} px do not tile images of {height}x{width} px.")
-        rows, columns = height // size, width // size
-        blocks = images.reshape(batch, CHANNELS, rows, size, columns, size)
-        blocks = blocks.permute(0, 2, 4, 3, 5, 1)  # batch, block row, block column, row, column, channel
-        blocks = blocks.reshape(batch, rows, columns, -1)[..., order]
-        blocks = blocks.reshape(batch, rows, columns, size, size, CHANNELS)
-        return blocks.permute(0, 5, 1, 3, 2, 4).reshape(batch, CHANNELS, height, width)
+        return from_blocks(to_blocks(images, self.block_size)[..., order], self.block_size)
 
     def __repr__(self) -> str:
         return f"BlockShuffle(block_size={self.block_size})"
 
     def __reduce_ex__(self, protocol: object) -> NoReturn:
         raise TypeError("A BlockShuffle is as secret as its key: pass the key id, open the vault there.")
+
+
+def shuffle_rows(
+    images: Float[Tensor, "batch 3 height width"], orders: Int[Tensor, "batch values"], block_size: int
+) -> Float[Tensor, "batch 3 height width"]:
+    """Every image shuffled by an order of its own: row i as ``BlockShuffle(block_size, orders[i])`` does.
+
+    A gather, so gradients pass through it exactly.
+    """
+    blocks = to_blocks(images, block_size)
+    places = orders[:, None, None, :].expand_as(blocks)
+    return from_blocks(blocks.gather(-1, places), block_size)
+
+
+def to_blocks(
+    images: Float[Tensor, "batch 3 height width"], size: int
+) -> Float[Tensor, "batch rows columns values"]:
+    """The 3·M·M values of every block of M×M pixels, by row, then column, then channel.
+
+    Raises:
+        StudyError: the blocks do not tile the images.
+    """
+    batch, _, height, width = images.shape
+    if height % size or width % size:
+        raise StudyError(f"Blocks of {size} px do not tile images of {height}x{width} px.")
+    rows, columns = height // size, width // size
+    blocks = images.reshape(batch, CHANNELS, rows, size, columns, size)
+    return blocks.permute(0, 2, 4, 3, 5, 1).reshape(batch, rows, columns, CHANNELS * size * size)
+
+
+def from_blocks(
+    blocks: Float[Tensor, "batch rows columns values"], size: int
+) -> Float[Tensor, "batch 3 height width"]:
+    """The images that ``to_blocks`` took apart."""
+    batch, rows, columns, _ = blocks.shape
+    pixels = blocks.reshape(batch, rows, columns, size, size, CHANNELS)
+    return pixels.permute(0, 5, 1, 3, 2, 4).reshape(batch, CHANNELS, rows * size, columns * size)

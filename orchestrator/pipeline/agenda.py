@@ -19,7 +19,10 @@ _EARLY_MOST = 128
 class _Group:
     """Units of one source for the same targets."""
 
-    source: str
+    sources: set[str]
+    """Models the source consists of."""
+    unmade: set[str]
+    """Of those, the ones that are not trained yet."""
     awaited: set[str]
     """Targets that are not trained yet."""
     todo: deque[WorkUnit] = field(default_factory=deque)
@@ -63,7 +66,8 @@ class Agenda:
                 self._lost.add(model.label)
             for group in self._groups.values():
                 group.awaited.discard(model.label)
-                if not made and group.source == model.label:
+                group.unmade.discard(model.label)
+                if not made and model.label in group.sources:
                     group.todo.clear()
                     group.attacked.clear()
 
@@ -109,15 +113,15 @@ class Agenda:
         place = (unit.source.label, unit.targets)
         if place not in self._groups:
             awaited = {target.label for target in unit.targets} & self._training
-            self._groups[place] = _Group(unit.source.label, awaited)
+            sources = {member.label for member in unit.source.members}
+            self._groups[place] = _Group(sources, sources & self._training, awaited)
         return self._groups[place]
 
     def _whole(self, group: _Group) -> bool:
-        return group.source not in self._training and not group.awaited
+        return not group.unmade and not group.awaited
 
     def _can_start(self, group: _Group) -> bool:
-        there = group.source not in self._training
-        return there and bool(group.awaited and group.todo) and self._early_room() > 0
+        return not group.unmade and bool(group.awaited and group.todo) and self._early_room() > 0
 
     def _early_room(self) -> int:
         waiting = sum(len(group.attacked) for group in self._groups.values())

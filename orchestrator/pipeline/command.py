@@ -51,6 +51,10 @@ class Command:
     """Models one worker group trains in turn; 0 is one on GPUs, an even share for each group on cores."""
     actors: int = 0
     """Attack actors at most; 0 is one for each GPU (or core) that training leaves."""
+    keep_images: bool = False
+    """Keep the adversarial images of every unit that is attacked, losslessly, with their masks."""
+    compiled: bool = False
+    """Run attacked models through torch.compile: minutes to begin with, faster on GPUs."""
 
     def __post_init__(self) -> None:
         for name, least in (("workers_per_model", 1), ("pack", 0), ("actors", 0), ("gpus", -1)):
@@ -66,6 +70,11 @@ class Command:
     def open_store(self) -> ArtifactStore:
         """The study's own part of the store."""
         return open_store(below(self.store, self.study.name))
+
+    @property
+    def attacking(self) -> dict[str, bool]:
+        """Options of the workers that attack."""
+        return {"keep_images": self.keep_images, "compiled": self.compiled}
 
     @contextmanager
     def workplace(self) -> Iterator[Workplace]:

@@ -1,11 +1,12 @@
 """Plan: every artifact a study needs, known before any is made; what is recorded is not made again."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from orchestrator.attacks import attack_settings
 from orchestrator.keys.vault import KeySource
+from orchestrator.models.ensemble import SourceRef
 from orchestrator.models.ref import PLAIN, Method, ModelRef
 from orchestrator.models.stored import KeyAccess
 from orchestrator.seeds import derive_seed
@@ -14,7 +15,7 @@ from orchestrator.shards.sources import Split
 from orchestrator.store.record import recipe_digest
 from orchestrator.study import Study
 from orchestrator.training.finetune import TrainingUnit
-from orchestrator.transfer.work import WorkUnit, targets_of
+from orchestrator.transfer.work import Known, WorkUnit, targets_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +41,13 @@ class Plan:
 
     def restricted(self, models: Sequence[ModelRef]) -> tuple[WorkUnit, ...]:
         """The attack units among some models: those that could be trained."""
-        return _work_units(self.study, models, self.eval_shards)
+        there = set(models)
+        units = []
+        for unit in self.units:
+            targets = tuple(target for target in unit.targets if target in there)
+            if targets and there.issuperset(unit.source.members):
+                units.append(replace(unit, targets=targets))
+        return tuple(units)
 
 
 @dataclass(frozen=True)
@@ -86,7 +93,7 @@ def make_plan(
         eval_shards=evaluation,
         plain=trainings[0],
         keyed=tuple(trainings[1:]),
-        units=_work_units(study, (plain, *refs), evaluation),
+        units=_work_units(study, (plain, *refs), train, evaluation),
     )
 
 
@@ -142,23 +149,43 @@ def _training(
     )
 
 
-def _work_units(study: Study, models: Sequence[ModelRef], shards: Sequence[Shard]) -> tuple[WorkUnit, ...]:
+def sources_of(study: Study, models: Sequence[ModelRef]) -> list[SourceRef]:
+    """Every model, then every method's ensembles."""
+    plain, sources = models[0], list[SourceRef](models)
+    for method in study.methods:
+        keyed = [model for model in models if model.method == method]
+        for spec in study.parsed_ensembles():
+            sources += spec.of(plain, keyed)
+    return sources
+
+
+def _work_units(
+    study: Study, models: Sequence[ModelRef], train: Sequence[Shard], shards: Sequence[Shard]
+) -> tuple[WorkUnit, ...]:
     attacks = study.parsed_attacks()
     digests = {shard.address: recipe_digest(shard.recipe) for shard in shards}
+    known = Known(
+        plain=models[0],
+        block_size=study.block_size,
+        examples=train[0].address,
+        examples_digest=recipe_digest(train[0].recipe),
+    )
     # By source first: a worker that stays with one source loads it once.
     return tuple(
         WorkUnit(
             attack=name,
             settings=attack_settings(attack),
-            threat=threat,
+            ladder=ladder,
             source=source,
             shard=address,
             shard_digest=digest,
             targets=targets_of(source, models),
             seed=study.seed,
+            known=known if attack.needs - {"vit"} else None,
+            precision=study.attack_precision,
         )
-        for source in models
+        for source in sources_of(study, models)
         for name, attack in attacks.items()
-        for threat in study.parsed_threats()
+        for ladder in study.parsed_ladders()
         for address, digest in digests.items()
     )

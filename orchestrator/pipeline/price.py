@@ -94,11 +94,13 @@ def _attack_line(plan: Plan, units: UnitPlan) -> PriceLine:
     forwards = backwards = rows = 0
     for unit in units.pending:
         calls = attacks[unit.attack].calls(classes)
-        count = images[unit.shard]
+        members, rungs = len(unit.source.members), len(unit.ladder.threats)
+        count = images[unit.shard] * rungs
         # The attack on its source, one reading of the result there, and one a target; clean
-        # readings are kept by the worker and counted once a target and shard below.
-        forwards += count * (calls.forwards + 1 + len(unit.targets))
-        backwards += count * calls.backwards
+        # readings are kept by the worker and counted once a target and shard below. Misreadings
+        # are read twice.
+        forwards += count * (members * (calls.forwards + 2) + 2 * len(unit.targets))
+        backwards += count * members * calls.backwards
         rows += count * len(unit.targets)
     read_clean = {(u.shard, t.address) for u in units.pending for t in u.targets}
     forwards += sum(images[shard] for shard, _ in read_clean)

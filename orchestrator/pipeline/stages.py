@@ -29,7 +29,7 @@ from orchestrator.training.checkpoint import drop_checkpoints
 from orchestrator.training.finetune import EpochLine, TrainingUnit
 from orchestrator.transfer.matrix import TransferMatrix
 from orchestrator.transfer.moved import kept_moved
-from orchestrator.transfer.work import AttackUnit, WorkUnit, plan_units
+from orchestrator.transfer.work import AttackUnit, Scored, WorkUnit, plan_units
 from orchestrator.transfer.worker import TransferWorker
 
 T = TypeVar("T")
@@ -65,6 +65,8 @@ class StudyRun:
     vault_uri: str
     workplace: Workplace
     reporter: Reporter
+    attacking: Mapping[str, bool] = field(default_factory=dict)
+    """Options of the attacks' workers; none of them changes an answer."""
     ending: Ending = field(default_factory=Ending)
 
     def run(self) -> Ending:
@@ -80,10 +82,10 @@ class StudyRun:
             self._cut_shards(plan.shards)
             if not self._make_plain(plan):
                 return self.ending
-            matrix = self._train_and_attack(plan)
+            matrix, scored = self._train_and_attack(plan)
         if matrix.table.num_rows:
             models = self._there(plan)
-            self.ending.report = write_up(plan, models, matrix, self.store, self.ending.failures)
+            self.ending.report = write_up(plan, models, matrix, self.store, scored, self.ending.failures)
         return self.ending
 
     def _begin(self) -> None:
@@ -115,7 +117,7 @@ class StudyRun:
                 self._trained(account, stage)
         return not self.ending.failures
 
-    def _train_and_attack(self, plan: Plan) -> TransferMatrix:
+    def _train_and_attack(self, plan: Plan) -> tuple[TransferMatrix, Sequence[Scored]]:
         """Keyed models and attacks: a model is attacked as soon as it is there and a device is free."""
         training = self._missing(plan.keyed, "models", lambda unit: unit.model)
         self._tidy(plan, training)
@@ -144,12 +146,12 @@ class StudyRun:
                     self._attacked(account, attacks)
         if units.pending:
             units = plan_units(plan.restricted(self._there(plan)), self.store)
-        return tally(self.store, units.scored)
+        return tally(self.store, units.scored), units.scored
 
     def _attacker(self, plan: Plan) -> MakeWorker[AttackWork]:
         architecture, keys = self.study.architecture, plan.plain.keys
         load = functools.partial(load_model, architecture=architecture, keys=keys)
-        return functools.partial(TransferWorker, self.store.uri, load)
+        return functools.partial(TransferWorker, self.store.uri, load, **self.attacking)
 
     def _tidy(self, plan: Plan, training: Sequence[TrainingUnit]) -> None:
         """Drop checkpoints of finished models; their driver may have been killed before it did."""
@@ -217,6 +219,6 @@ def _teller(stage: Stage) -> Callable[[EpochLine], None]:
 def _told(unit: WorkUnit, account: Finished[Any]) -> str:
     came_to = account.account
     return (
-        f"{unit.attack} {unit.threat} {unit.source.label} on {came_to.targets} targets, "
+        f"{unit.attack} {unit.ladder} {unit.source.label} on {came_to.targets} targets, "
         f"{unit.shard}: {came_to.source_fooled}/{came_to.images} fooled, {account.seconds:.1f} s"
     )

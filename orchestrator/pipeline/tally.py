@@ -99,7 +99,8 @@ def _rows(store: ArtifactStore, part: Scored) -> pa.Table:
         keyed = pc.binary_join_element_wise(table["target"], table["method"], ".")
         labels = pc.if_else(pc.equal(table["target"], PLAIN), PLAIN, keyed)
         source = part.address.rsplit("/", 3)[1].partition(".")[0]
-        expected = {name: [recipe[name]] for name in ("attack", "norm", "epsilon")} | {"source": [source]}
+        expected = {name: [recipe[name]] for name in ("attack", "norm")}
+        expected |= {"epsilon": list(recipe["epsilons"]), "source": [source]}
         found = {name: table[name] for name in expected} | {"target": labels}
         for name, known in (expected | {"target": list(recipe["targets"])}).items():
             strange = [value for value in found[name].unique().to_pylist() if value not in known]

@@ -7,12 +7,14 @@ from orchestrator.cluster.runner import Failed
 from orchestrator.models.ref import ModelRef
 from orchestrator.pipeline.plan import Plan
 from orchestrator.pipeline.tally import MATRIX, is_committed, replace_artifact
+from orchestrator.pipeline.warnings import warn
 from orchestrator.report.page import write_report
 from orchestrator.report.summary import ModelLine, StageLine, StudySummary
 from orchestrator.store.artifacts import ArtifactStore
 from orchestrator.store.catalogue import read_records
 from orchestrator.store.record import ArtifactRecord
 from orchestrator.transfer.matrix import TransferMatrix
+from orchestrator.transfer.work import Scored
 
 REPORT = "report"
 
@@ -22,10 +24,12 @@ def write_up(
     models: Sequence[ModelRef],
     matrix: TransferMatrix,
     store: ArtifactStore,
+    scored: Sequence[Scored],
     failures: Sequence[Failed[Any]],
 ) -> str:
     """Write the report of what the store holds; where its index.html is."""
-    summary = summarise(plan, models, matrix, store, failures)
+    warnings = warn(scored, matrix, plan.study.parsed_attacks())
+    summary = summarise(plan, models, matrix, store, warnings, failures)
     recipe = {
         "matrix": store.record(MATRIX).digest,
         "settings": dict(summary.settings),
@@ -41,6 +45,7 @@ def summarise(
     models: Sequence[ModelRef],
     matrix: TransferMatrix,
     store: ArtifactStore,
+    warnings: Sequence[str],
     failures: Sequence[Failed[Any]],
 ) -> StudySummary:
     """Everything the report says, from the store's records."""
@@ -66,7 +71,7 @@ def summarise(
         matrix=matrix,
         models=lines,
         stages=stages,
-        notes=_notes(left_out, failures),
+        notes=[*_notes(left_out, failures), *warnings],
     )
 
 
@@ -87,7 +92,8 @@ def printable_settings(plan: Plan) -> dict[str, str]:
         "block size": str(study.block_size),
         **({"lora rank": str(study.lora.lora_rank)} if "lora" in study.methods else {}),
         "attacks": " ".join(study.attacks),
-        "threats": " ".join(map(str, study.parsed_threats())),
+        **({"ensembles": " ".join(study.ensembles)} if study.ensembles else {}),
+        "threats": " ".join(map(str, study.parsed_ladders())),
         "seed": str(study.seed),
         **{f"epochs ({method})": str(study.recipe_of(method).epochs) for method in study.methods},
     }

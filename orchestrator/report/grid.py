@@ -7,6 +7,7 @@ from statistics import fmean
 
 import numpy as np
 
+from orchestrator.models.ensemble import member_names
 from orchestrator.models.ref import PLAIN
 from orchestrator.report.summary import StudySummary
 from orchestrator.transfer.matrix import Cell, Interval, Panel
@@ -22,6 +23,8 @@ class Grid:
     panel: Panel
     names: Sequence[str]
     cells: Mapping[tuple[str, str], Cell]
+    ensembles: Sequence[str] = ()
+    """Sources of several models, which are no targets and stand beside the grid."""
 
     def cell(self, source: str, target: str) -> Cell:
         """The counts of one pair; all zero where the pair was never tried."""
@@ -58,10 +61,11 @@ def lay_out(summary: StudySummary) -> list[Grid]:
     grids = []
     for panel in summary.matrix.panels():
         cells = summary.matrix.cells(panel)
-        present = dict.fromkeys(name for pair in cells for name in pair)
+        ensembles = dict.fromkeys(source for source, _ in cells if len(member_names(source)) > 1)
+        present = dict.fromkeys(name for pair in cells for name in pair if name not in ensembles)
         unlisted = [name for name in present if name not in listed]
         names = [name for name in listed if name in present] + unlisted
-        grids.append(Grid(panel, names, cells))
+        grids.append(Grid(panel, names, cells, list(ensembles)))
     return grids
 
 

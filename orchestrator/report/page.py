@@ -13,6 +13,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
+from orchestrator.report.attackers import attacker_table
 from orchestrator.report.figures import DOTS_PER_INCH, heatmap_png
 from orchestrator.report.grid import Grid, lay_out
 from orchestrator.report.guide import CAVEATS, TERMS
@@ -68,7 +69,7 @@ def write_report(summary: StudySummary) -> dict[str, bytes]:
         "notes": summary.notes,
         "lead": lead(headlines),
         "sections": sections,
-        "papers": [table_one(summary), table_two(summary)],
+        "papers": [attacker_table(summary), table_one(summary), table_two(summary)],
         "models": key_table(summary),
         "ends": [stage_table(summary), settings_table(summary)],
         "terms": TERMS,

@@ -10,7 +10,7 @@ from orchestrator.transfer.matrix import Interval, Panel
 NONE = "–"
 """Stands for a rate of nothing, and for what does not apply."""
 
-_NORMS = {"linf": "ℓ∞", "l2": "ℓ2"}
+_NORMS = {"linf": "ℓ∞", "l2": "ℓ2", "l1": "ℓ1"}
 _METHODS = {"plain": "No", "full": "Full", "lora": "LoRA"}
 
 

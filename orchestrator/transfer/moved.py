@@ -1,8 +1,10 @@
-"""Moved images kept, losslessly, from the attack until the last target is there to read them."""
+"""Moved images in the store, losslessly: until the last target has read them, half-way, or for good."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import safetensors.torch
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -10,41 +12,56 @@ from orchestrator.errors import DamagedArtifact
 from orchestrator.models.backbone import parse_weights
 from orchestrator.store.artifacts import ArtifactStore
 from orchestrator.store.record import ArtifactRecord, FileEntry, library_versions
+from orchestrator.transfer.climb import Moved
 from orchestrator.transfer.work import AttackUnit, WorkUnit
 
-_FILE, _TENSOR, _PREFIX = "images.safetensors", "images", "moved"
+_FILE, _KEPT, _PARTIAL = "images.safetensors", "moved", "partial"
+_TENSORS = ("worst", "best", "forwards", "backwards", "fooled")
 
 
 def save_moved(
-    store: ArtifactStore, unit: AttackUnit, images: Float[Tensor, "images 3 size size"], seconds: float
+    store: ArtifactStore, unit: AttackUnit, moved: Moved, told: Mapping[str, Any], rows: str = ""
 ) -> None:
-    """Commit the images an attack made, in the fp32 it made them in."""
-    content = safetensors.torch.save({_TENSOR: images.cpu().contiguous()})
-    record = ArtifactRecord(
-        recipe=unit.recipe,
-        files={_FILE: FileEntry.of(content)},
-        provenance={"seconds": seconds, "versions": library_versions()},
-    )
-    store.commit(unit.address, record, {_FILE: content})
+    """Commit the images an attack made, in the fp32 it made them in.
+
+    Args:
+        store: the study's.
+        unit: the attack.
+        moved: all its images, or those of some rows.
+        told: what is to be known of the attack beside its images.
+        rows: a name for those rows; empty for all.
+    """
+    _save(store, _place(unit, rows), unit.recipe, _tensors(moved), told)
 
 
 def read_moved(
-    store: ArtifactStore, unit: AttackUnit, like: Float[Tensor, "images 3 size size"]
-) -> tuple[Float[Tensor, "images 3 size size"], float] | None:
-    """The images, on the device of ``like``, and the seconds their attack took; None where they are gone.
+    store: ArtifactStore, unit: AttackUnit, like: Float[Tensor, "images 3 size size"], rows: str = ""
+) -> tuple[Moved, ArtifactRecord] | None:
+    """The images, on the device of ``like``, and their record; None where they are gone.
 
     Raises:
         StaleArtifact: another attack, source or shard made them.
         DamagedArtifact: they are not images of this shard.
     """
-    if not store.has(unit.address):
+    address, rungs = _place(unit, rows), len(unit.unit.ladder.threats)
+    if not store.has(address):
         return None
-    record = store.record(unit.address, unit.recipe)
-    tensors = parse_weights(store.read(unit.address, _FILE, record), unit.address)
-    images = tensors.get(_TENSOR)
-    if images is None or images.shape != like.shape or images.dtype != like.dtype:
-        raise DamagedArtifact(f"{unit.address} does not hold this shard's images. Delete it and rerun.")
-    return images.to(like.device), record.told("seconds", float, unit.address)
+    record = store.record(address, unit.recipe)
+    tensors = parse_weights(store.read(address, _FILE, record), address)
+    tensors.setdefault("best", tensors.get("worst", torch.empty(0)))
+    expected = {"worst": (like.dtype, (rungs, *like.shape)), "best": (like.dtype, (rungs, *like.shape))}
+    expected |= {name: (torch.int64, (rungs, len(like))) for name in _TENSORS[2:]}
+    for name, (dtype, shape) in expected.items():
+        found = tensors.get(name)
+        if found is None or found.dtype != dtype or found.shape != shape:
+            raise DamagedArtifact(f"{address} does not hold this shard's images. Delete it and rerun.")
+    tensors["fooled"] = tensors["fooled"].bool()
+    return Moved(*(tensors[name].to(like.device) for name in _TENSORS)), record
+
+
+def begun_rows(store: ArtifactStore, unit: AttackUnit) -> list[str]:
+    """The names of rows that an attack was done with when it was interrupted."""
+    return [address.rpartition("/")[2] for address in store.addresses(unit.partial)]
 
 
 def drop_moved(store: ArtifactStore, unit: AttackUnit) -> None:
@@ -52,10 +69,66 @@ def drop_moved(store: ArtifactStore, unit: AttackUnit) -> None:
     store.delete(unit.address)
 
 
+def drop_rows(store: ArtifactStore, unit: AttackUnit, rows: Iterable[str]) -> None:
+    """Remove what was kept half-way."""
+    for name in rows:
+        store.delete(_place(unit, name))
+
+
 def kept_moved(store: ArtifactStore, pending: Iterable[WorkUnit]) -> set[str]:
     """Addresses of kept images that pending units will read; those no unit waits for are removed."""
-    wanted = {unit.attack_unit.address for unit in pending}
-    kept = set(store.addresses(_PREFIX))
+    units = [unit.attack_unit for unit in pending]
+    wanted, partial = {unit.address for unit in units}, {unit.partial for unit in units}
+    kept = set(store.addresses(_KEPT))
     for address in kept - wanted:
         store.delete(address)
+    for address in store.addresses(_PARTIAL):
+        if address.rpartition("/")[0] not in partial:
+            store.delete(address)
     return kept & wanted
+
+
+def keep_for_good(
+    store: ArtifactStore, unit: WorkUnit, moved: Moved, images: Float[Tensor, "images 3 size size"]
+) -> None:
+    """Commit a unit's adversarial images, with the masks that say which of them are what.
+
+    ``worst`` and ``best`` are float32 in [0, 1], threats × images × 3 × size × size; ``moved_worst``
+    and ``moved_best`` say which are not the image itself, ``fooled`` where the source fell. Images are
+    in the order of their shard.
+    """
+    masks = {
+        f"moved_{name}": (tensor != images).flatten(2).any(dim=2).cpu()
+        for name, tensor in (("worst", moved.worst), ("best", moved.best))
+    }
+    epsilons = [threat.epsilon for threat in unit.ladder.threats]
+    told = {"source": unit.source.name, "shard": unit.shard, "norm": unit.ladder.norm, "epsilons": epsilons}
+    address = f"adversarial/{unit.prefix.removeprefix('outcomes/')}"
+    _save(store, address, unit.attack_recipe, _tensors(moved) | masks, told)
+
+
+def _place(unit: AttackUnit, rows: str) -> str:
+    return f"{unit.partial}/{rows}" if rows else unit.address
+
+
+def _tensors(moved: Moved) -> dict[str, Tensor]:
+    same = torch.equal(moved.worst, moved.best)
+    names = [name for name in _TENSORS if not (same and name == "best")]
+    tensors = {name: getattr(moved, name).cpu().contiguous() for name in names}
+    return tensors | {"fooled": tensors["fooled"].long()}  # stored weights hold numbers, no truths
+
+
+def _save(
+    store: ArtifactStore,
+    address: str,
+    recipe: Mapping[str, Any],
+    tensors: dict[str, Tensor],
+    told: Mapping[str, Any],
+) -> None:
+    content = safetensors.torch.save(tensors)
+    record = ArtifactRecord(
+        recipe=recipe,
+        files={_FILE: FileEntry.of(content)},
+        provenance={**told, "versions": library_versions()},
+    )
+    store.commit(address, record, {_FILE: content})

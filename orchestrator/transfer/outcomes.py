@@ -4,6 +4,9 @@ import pyarrow as pa
 
 # One row per image x source x target x attack x threat. `source_fooled` and `moved` are the masks
 # that peers leave out: which points the attack broke at home, and which it returned unchanged.
+# A source that is itself the target, or has it among its members, was tried with the image that
+# asks "did it fall"; every other target with the image of highest loss, which travels better.
+# `forwards` and `backwards` are passes through the source's models that this image's attack took.
 OUTCOME_SCHEMA = pa.schema(
     [
         ("image", pa.string()),
@@ -20,5 +23,8 @@ OUTCOME_SCHEMA = pa.schema(
         ("moved", pa.bool_()),
         ("distance_linf", pa.float64()),
         ("distance_l2", pa.float64()),
+        ("distance_l1", pa.float64()),
+        ("forwards", pa.int64()),
+        ("backwards", pa.int64()),
     ]
 )

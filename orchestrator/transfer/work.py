@@ -1,4 +1,4 @@
-"""WorkUnit: one source, one shard, one attack under one threat, tried on all targets; and their plan."""
+"""WorkUnit: one source, one shard, one attack up a ladder of threats, tried on all targets; their plan."""
 
 import functools
 from collections.abc import Iterable, Mapping, Sequence
@@ -6,12 +6,34 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
-from orchestrator.attacks.attack import Threat
+from orchestrator.attacks.source import Precision
+from orchestrator.attacks.threat import Ladder
+from orchestrator.models.ensemble import SourceRef
 from orchestrator.models.ref import ModelRef
 from orchestrator.store.artifacts import ArtifactStore
 from orchestrator.store.catalogue import read_records
 from orchestrator.store.record import ArtifactRecord, recipe_digest
 from orchestrator.store.verify import stale
+
+
+@dataclass(frozen=True, kw_only=True)
+class Known:
+    """What attackers of a study know beside their source; by address, for attacks that need it."""
+
+    plain: ModelRef
+    block_size: int
+    examples: str
+    """Address of a training shard: labelled images of the attacker's own."""
+    examples_digest: str
+
+    @property
+    def recipe(self) -> dict[str, Any]:
+        """What decides an attack that needs it."""
+        return {
+            "plain": self.plain.digest,
+            "block_size": self.block_size,
+            "examples": self.examples_digest,
+        }
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,13 +44,18 @@ class WorkUnit:
     """Canonical name, as ``parse_attack`` gives it."""
     settings: Mapping[str, Any]
     """The attack's settings; part of the identity."""
-    threat: Threat
-    source: ModelRef
+    ladder: Ladder
+    """The threats, climbed in one run."""
+    source: SourceRef
     shard: str
     """Address of the images."""
     shard_digest: str
     targets: tuple[ModelRef, ...]
     seed: int
+    known: Known | None = None
+    """Given to attacks that need it, and only to those."""
+    precision: Precision = "fp32"
+    """In what the source is run while it is attacked; it is judged in fp32."""
     kept: bool = False
     """The attack is done and its images are kept; no part of the identity, as they are the same images."""
 
@@ -36,7 +63,7 @@ class WorkUnit:
     def prefix(self) -> str:
         """Where outcomes of this source, shard, attack and threat are, for any targets."""
         place = self.shard.rsplit("/", 1)[1]
-        return f"outcomes/{self.attack}-{self.threat.slug}/{self.source.label}/{place}"
+        return f"outcomes/{self.attack}-{self.ladder.slug}/{self.source.label}/{place}"
 
     @cached_property
     def address(self) -> str:
@@ -59,11 +86,13 @@ class WorkUnit:
         return {
             "attack": self.attack,
             "settings": dict(self.settings),
-            "norm": self.threat.norm,
-            "epsilon": self.threat.epsilon,
+            "norm": self.ladder.norm,
+            "epsilons": [threat.epsilon for threat in self.ladder.threats],
             "source": self.source.digest,
             "shard": self.shard_digest,
             "seed": self.seed,
+            **({"precision": self.precision} if self.precision != "fp32" else {}),
+            **({"known": self.known.recipe} if self.known else {}),
         }
 
     @property
@@ -89,6 +118,11 @@ class AttackUnit:
     def address(self) -> str:
         """Where the moved images wait."""
         return f"moved/{self.unit.prefix.removeprefix('outcomes/')}"
+
+    @property
+    def partial(self) -> str:
+        """Below which images wait that an interrupted attack was done with, some rows each."""
+        return f"partial/{self.unit.prefix.removeprefix('outcomes/')}"
 
     @property
     def id(self) -> str:
@@ -124,7 +158,7 @@ class UnitPlan:
     pending: tuple[WorkUnit, ...]
 
 
-def targets_of(source: ModelRef, models: Sequence[ModelRef]) -> tuple[ModelRef, ...]:
+def targets_of(source: SourceRef, models: Sequence[ModelRef]) -> tuple[ModelRef, ...]:
     """Whom a source's images are tried on: plain on all, a keyed model on its own method and plain."""
     if source.method == "plain":
         return tuple(models)

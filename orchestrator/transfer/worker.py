@@ -2,34 +2,31 @@
 
 import io
 import time
-from collections import OrderedDict
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from jaxtyping import Float, Int
-from torch import Tensor, nn
 
-from orchestrator.attacks import attack_from
-from orchestrator.attacks.answer import misread
-from orchestrator.attacks.attack import check_threat, distances, project
-from orchestrator.errors import WeightsError
-from orchestrator.models.ref import ModelRef
-from orchestrator.seeds import derive_seed
-from orchestrator.shards.shard import ImageBatch, read_pixels
-from orchestrator.store.artifacts import ArtifactStore, open_store
+from orchestrator.store.artifacts import open_store
 from orchestrator.store.record import ArtifactRecord, FileEntry, library_versions
-from orchestrator.transfer.moved import drop_moved, read_moved, save_moved
-from orchestrator.transfer.outcomes import OUTCOME_SCHEMA
+from orchestrator.transfer.attacker import Attacker
+from orchestrator.transfer.climb import Moved
+from orchestrator.transfer.held import LoadModel, Models, Pixels, Shards
+from orchestrator.transfer.moved import drop_moved, keep_for_good, read_moved, save_moved
+from orchestrator.transfer.scorer import Scorer
 from orchestrator.transfer.work import AttackUnit, WorkUnit
 
 OUTCOMES_FILE = "outcomes.parquet"
-# Clean predictions held, by target and shard: some kilobytes each.
-_CLEAN_READINGS = 4096
-LoadModel = Callable[[ArtifactStore, ModelRef], nn.Module]
+# What is told of an attack beside its images.
+_TOLD: dict[str, type[Any]] = {
+    "seconds": float,
+    "unconfirmed": int,
+    "silent": int,
+    "indicators": dict,
+    "findings": dict,
+}
 
 
 @dataclass(frozen=True)
@@ -49,20 +46,28 @@ class TransferWorker:
     Args:
         store: the study's store, by URI.
         load: gives a model, frozen and in eval mode, taking images in [0, 1].
-        batch: images per forward pass; bounded by memory, never part of the answer.
+        batch: images judged at a time; bounded by memory, never part of the answer.
         keep_bytes: weights held at once; one pass over the targets reads them all.
+        keep_images: keep every unit's adversarial images for good, losslessly.
+        compiled: run models through torch.compile, which pays off on GPUs.
     """
 
     def __init__(
-        self, store: str, load: LoadModel, *, batch: int = 256, keep_bytes: int = 8 * 2**30
+        self,
+        store: str,
+        load: LoadModel,
+        *,
+        batch: int = 256,
+        keep_bytes: int = 8 * 2**30,
+        keep_images: bool = False,
+        compiled: bool = False,
     ) -> None:
-        self.store = open_store(store)
-        self.load, self.batch, self.keep_bytes = load, batch, keep_bytes
+        self.store, self.keep_images = open_store(store), keep_images
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self._models: OrderedDict[str, tuple[nn.Module, int]] = OrderedDict()
-        # Each shard is attacked on many sources; its images are in the node's cache, its record here.
-        self._shards: dict[str, ArtifactRecord] = {}
-        self._clean: OrderedDict[tuple[str, str], Int[Tensor, " images"]] = OrderedDict()
+        models = Models(self.store, load, self.device, keep_bytes, compiled)
+        self.shards = Shards(self.store, self.device)
+        self.attacker = Attacker(self.store, models, self.shards)
+        self.scorer = Scorer(models, batch)
         # Convolutions default to TF32 on a GPU, ten bits of mantissa; judgements here are fp32.
         torch.backends.cudnn.allow_tf32 = False
 
@@ -75,139 +80,39 @@ class TransferWorker:
         """
         started = time.monotonic()
         work = unit.unit if isinstance(unit, AttackUnit) else unit
-        if work.shard not in self._shards:
-            self._shards[work.shard] = self.store.record(work.shard)
-        shard = read_pixels(self.store, work.shard, self._shards[work.shard])
-        images = (shard.pixels.float() / 255).to(self.device)
-        labels = shard.labels.to(self.device)
-        kept = read_moved(self.store, work.attack_unit, images) if work.kept else None
-        moved, before = kept or (self._attack(work, shard, images, labels), 0.0)
-        check_threat(moved, images, work.threat)
-        fooled = self._predict(work.source, moved, labels) != labels
+        shard = self.shards.get(work.shard)
+        moved, told = self._kept(work, shard) or self.attacker.attack(work, shard)
+        fooled, before = int(moved.fooled[-1].sum()), told.pop("seconds", 0.0)
         if isinstance(unit, AttackUnit):
-            save_moved(self.store, unit, moved, time.monotonic() - started)
-            return UnitAccount(len(labels), int(fooled.sum()), 0)
-        facts = {
-            "source_fooled": fooled.cpu(),
-            "moved": (moved != images).flatten(1).any(dim=1).cpu(),
-            **{f"distance_{norm}": d.cpu() for norm, d in distances(moved, images).items()},
-        }
-        tables = []
-        for target in work.targets:
-            adversarial = self._predict(target, moved, labels)
-            clean = self._clean_predictions(target, work.shard, images, labels)
-            reads = {"clean_prediction": clean, "adversarial_prediction": adversarial.cpu()}
-            tables.append(_rows(work, target, shard, {**facts, **reads}))
-        first = self._commit(work, pa.concat_tables(tables), before + time.monotonic() - started)
+            save_moved(self.store, unit, moved, {**told, "seconds": time.monotonic() - started})
+            return UnitAccount(len(shard.names), fooled, 0)
+        table, unconfirmed = self.scorer.score(work, shard, moved)
+        told["unconfirmed"] += unconfirmed
+        told["seconds"] = before + time.monotonic() - started
+        first = self._commit(work, table, told)
+        if self.keep_images:
+            keep_for_good(self.store, work, moved, shard.images)
         if work.kept:
             drop_moved(self.store, work.attack_unit)
-        return UnitAccount(len(labels), int(fooled.sum()), len(work.targets), first)
+        return UnitAccount(len(shard.names), fooled, len(work.targets), first)
 
-    def _attack(
-        self,
-        unit: WorkUnit,
-        shard: ImageBatch,
-        images: Float[Tensor, "images 3 size size"],
-        labels: Int[Tensor, " images"],
-    ) -> Float[Tensor, "images 3 size size"]:
-        attack = attack_from(unit.settings)
-        source = self._model(unit.source)
-        # One seed an image: its answer is the same in any batch, order or shard, on any worker.
-        stream = (unit.attack, str(unit.threat), unit.source.label)
-        seeds = [derive_seed(unit.seed, "attack", *stream, name) for name in shard.names]
-        parts = [
-            attack(source, images[rows], labels[rows], unit.threat, seeds[rows])
-            for rows in self._slices(len(labels))
-        ]
-        return project(torch.cat(parts), images, unit.threat) if parts else images
+    def _kept(self, unit: WorkUnit, shard: Pixels) -> tuple[Moved, dict[str, Any]] | None:
+        """What an early attack made and told, where the unit says that there is such."""
+        attack = unit.attack_unit
+        found = read_moved(self.store, attack, shard.images) if unit.kept else None
+        if found is None:
+            return None
+        moved, record = found
+        return moved, {name: record.told(name, kind, attack.address) for name, kind in _TOLD.items()}
 
-    def _clean_predictions(
-        self,
-        target: ModelRef,
-        shard: str,
-        images: Float[Tensor, "images 3 size size"],
-        labels: Int[Tensor, " images"],
-    ) -> Int[Tensor, " images"]:
-        place = (target.address, shard)
-        if place not in self._clean:
-            self._clean[place] = self._predict(target, images, labels).cpu()
-            while len(self._clean) > _CLEAN_READINGS:
-                self._clean.popitem(last=False)
-        return self._clean[place]
-
-    def _predict(
-        self,
-        ref: ModelRef,
-        images: Float[Tensor, "images 3 size size"],
-        labels: Int[Tensor, " images"],
-    ) -> Int[Tensor, " images"]:
-        model = self._model(ref)
-        parts = [predict(model, images[s], labels[s]) for s in self._slices(len(labels))]
-        return torch.cat(parts) if parts else labels
-
-    def _model(self, ref: ModelRef) -> nn.Module:
-        if ref.address not in self._models:
-            model = self.load(self.store, ref).to(self.device)
-            size = sum(t.numel() * t.element_size() for t in model.state_dict().values())
-            self._models[ref.address] = (model, size)
-        self._models.move_to_end(ref.address)
-        while len(self._models) > 1 and sum(s for _, s in self._models.values()) > self.keep_bytes:
-            self._models.popitem(last=False)
-        return self._models[ref.address][0]
-
-    def _slices(self, count: int) -> list[slice]:
-        return [slice(start, start + self.batch) for start in range(0, count, self.batch)]
-
-    def _commit(self, unit: WorkUnit, table: pa.Table, seconds: float) -> bool:
+    def _commit(self, unit: WorkUnit, table: pa.Table, told: dict[str, Any]) -> bool:
         sink = io.BytesIO()
         pq.write_table(table, sink, compression="zstd")
         content = sink.getvalue()
         record = ArtifactRecord(
             recipe=unit.recipe,
             files={OUTCOMES_FILE: FileEntry.of(content)},
-            parents={model.address: model.digest for model in (unit.source, *unit.targets)},
-            provenance={
-                "seconds": seconds,
-                "device": self.device.type,
-                "versions": library_versions(),
-            },
+            parents={model.address: model.digest for model in (*unit.source.members, *unit.targets)},
+            provenance={**told, "device": self.device.type, "versions": library_versions()},
         )
         return self.store.commit(unit.address, record, {OUTCOMES_FILE: content})
-
-
-@torch.no_grad()
-def predict(
-    model: nn.Module,
-    images: Float[Tensor, "batch 3 height width"],
-    labels: Int[Tensor, " batch"],
-) -> Int[Tensor, " batch"]:
-    """The class each image is read as; a tie with the label is read as the label.
-
-    A model is misled only by a logit strictly above the label's: an exact tie proves nothing.
-
-    Raises:
-        WeightsError: a logit is not a number; such a model would seem robust to everything.
-    """
-    logits = model(images).float()
-    if logits.isnan().any():
-        raise WeightsError("A model gives logits that are not numbers. Train it again, with a lower rate.")
-    others = logits.scatter(1, labels[:, None], float("-inf"))
-    return torch.where(misread(logits, labels), others.argmax(dim=1), labels)
-
-
-def _rows(unit: WorkUnit, target: ModelRef, shard: ImageBatch, facts: dict[str, Any]) -> pa.Table:
-    count = len(shard.names)
-    method = target.method if target.method != "plain" else unit.source.method
-    columns: dict[str, Any] = {
-        "image": shard.names,
-        "source": [unit.source.name] * count,
-        "target": [target.name] * count,
-        "method": [method] * count,
-        "attack": [unit.attack] * count,
-        "norm": [unit.threat.norm] * count,
-        "epsilon": [unit.threat.epsilon] * count,
-        "label": shard.labels.numpy(),
-        **{name: tensor.numpy() for name, tensor in facts.items()},
-    }
-    arrays = [pa.array(columns[field.name], field.type) for field in OUTCOME_SCHEMA]
-    return pa.table(arrays, schema=OUTCOME_SCHEMA)

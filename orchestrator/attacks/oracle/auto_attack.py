@@ -1,24 +1,26 @@
 """AutoAttack, the standard protocol of its paper, run on the authors' code.
 
-Croce & Hein (2020, arXiv 2003.01690, §5). The authors' loops move pixels (see reference.py); we
+Croce & Hein (2020, arXiv 2003.01690, §5). The authors' loops move pixels (see loops.py); we
 keep who is still standing, the noise, and the state of the process.
 """
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 
-from orchestrator.attacks.answer import misread
-from orchestrator.attacks.attack import Calls, Threat, project
-from orchestrator.attacks.reference import MOST_TARGETS, Stage, Standing, stages
-from orchestrator.errors import StudyError
-from orchestrator.seeds import derive_seed
+from orchestrator.attacks.answer import Found, misread
+from orchestrator.attacks.attack import Calls, Need, Points
+from orchestrator.attacks.oracle.loops import MOST_TARGETS, Stage, Standing, stages
+from orchestrator.attacks.settings import at_least
+from orchestrator.attacks.source import Access, Source
+from orchestrator.attacks.threat import Norm, Threat, project
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,71 +42,53 @@ class AutoAttackStandard:
     Args:
         steps: iterations of each gradient attack; each has one start.
         queries: forward passes Square may spend on an image.
-        batch: images attacked at a time, for memory and speed. Nothing drawn depends on it; only
-            a model that rounds differently in another batch size lets an answer depend on it.
         windows_seed: seed of the windows Square tries.
 
     Raises:
-        StudyError: steps, queries or batch below 1.
+        StudyError: steps or queries below 1.
     """
 
+    norms: ClassVar[frozenset[Norm]] = frozenset({"linf", "l2"})
+    access: ClassVar[Access] = "gradients"
+    needs: ClassVar[frozenset[Need]] = frozenset()
+    early: ClassVar[bool] = True
     steps: int = 100
     queries: int = 5000
-    batch: int = 64
     windows_seed: int = 0
 
     def __post_init__(self) -> None:
-        if min(self.steps, self.queries, self.batch) < 1:
-            raise StudyError(
-                f"Autoattack with steps={self.steps}, queries={self.queries} and "
-                f"batch={self.batch} would do nothing. Give each at least 1."
-            )
+        at_least(1, self, "steps", "queries")
 
-    def __call__(
-        self,
-        model: nn.Module,
-        images: Float[Tensor, "batch 3 height width"],
-        labels: Int[Tensor, " batch"],
-        threat: Threat,
-        seeds: Sequence[int],
-    ) -> Float[Tensor, "batch 3 height width"]:
+    def __call__(self, source: Source, points: Points, threat: Threat) -> Found:
         """Images moved inside ``threat`` where an attack broke them, unchanged where none did.
 
-        Args:
-            model: maps images in [0, 1] to logits, two classes or more, each row by itself. It is
-                given the images' type; the authors' code itself computes in float32.
-            images: in [0, 1]; at least 5 pixels high and wide, as Square under ℓ2 needs.
-            labels: the classes to move away from.
-            threat: how far each image may be moved.
-            seeds: one per image.
+        Images must be at least 5 pixels high and wide, as Square under ℓ2 needs. Models are given the
+        images' type; the authors' code itself computes in float32.
         """
-        if len(seeds) != len(images):
-            raise ValueError(f"There are {len(seeds)} seeds for {len(images)} images.")
-        images, labels = images.detach().contiguous(), labels.long()
-        moved = images.clone()
-        if len(images) == 0:
-            return moved
-        with _random_state_kept(images.device), torch.no_grad():
-            logits = torch.cat([model(part).float() for part in torch.split(images, self.batch)])
-            standing = ~misread(logits, labels)
-            ranking = _ranking(logits, labels)
+        moved = points.images.clone()
+        if len(points) == 0:
+            return Found.same(moved)
+        with _random_state_kept(points.images.device), torch.no_grad():
+            logits = torch.cat(
+                [source.logits(points.images[rows], rows) for rows in points.slices(source.batch)]
+            )
+            standing = ~misread(logits, points.labels)
+            wrong = _wrong(logits, points.labels)
             plan = stages(logits.shape[1], self.steps, self.queries, self.windows_seed)
-            for name, attack in plan.items():
-                if not standing.any():
-                    break
-                for rows in torch.split(standing.nonzero()[:, 0], self.batch):
-                    some = Standing(
-                        model=model,
-                        images=images[rows],
-                        labels=labels[rows],
-                        ranking=ranking[rows],
-                        threat=threat,
-                        seeds=[derive_seed(seeds[row], name) for row in rows.tolist()],
-                    )
-                    found, fallen = _strike(attack, some)
-                    moved[rows[fallen]] = found[fallen]
-                    standing[rows[fallen]] = False
-        return moved
+            for number, attack in enumerate(plan.values()):
+                for rows in torch.split(standing.nonzero()[:, 0], source.batch):
+                    if len(rows):
+                        some = Standing(
+                            source=source,
+                            rows=rows,
+                            points=points.stage(number).part(rows),
+                            wrong=wrong[rows],
+                            threat=threat,
+                        )
+                        found, fallen = _strike(attack, some)
+                        moved[rows[fallen]] = found[fallen]
+                        standing[rows[fallen]] = False
+        return Found.same(moved)
 
     def calls(self, classes: int) -> Calls:
         """Passes one image costs that no attack breaks; one that falls stops there."""
@@ -124,14 +108,15 @@ def _strike(
 ) -> tuple[Float[Tensor, "batch 3 height width"], Bool[Tensor, " batch"]]:
     """What one attack made of the images, projected by us, and whether it is misread strictly."""
     found = project(attack(some).to(some.images.dtype), some.images, some.threat)
-    return found, misread(some.logits(found), some.labels)
+    return found, some.source.decisions(found, some.rows, some.labels)
 
 
-def _ranking(
+def _wrong(
     logits: Float[Tensor, "batch classes"], labels: Int[Tensor, " batch"]
-) -> Int[Tensor, "batch classes"]:
-    """Classes by logit, highest first; the label before all, also where it is tied."""
-    return logits.scatter(1, labels[:, None], float("inf")).argsort(dim=1, descending=True)
+) -> Int[Tensor, "batch others"]:
+    """Wrong classes by logit, highest first; the label is none of them, also where it is tied."""
+    ranked = logits.scatter(1, labels[:, None], float("inf")).argsort(dim=1, descending=True)
+    return ranked[:, 1:]
 
 
 @contextmanager

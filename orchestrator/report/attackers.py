@@ -1,0 +1,57 @@
+"""Attackers compared: what one key's images, plain's and an ensemble's do to keys the attacker has not."""
+
+from collections.abc import Mapping, Sequence
+
+from orchestrator.models.ensemble import member_names
+from orchestrator.models.ref import PLAIN
+from orchestrator.report.grid import Grid, lay_out, mean
+from orchestrator.report.summary import StudySummary
+from orchestrator.report.tables import Table
+from orchestrator.report.wording import NONE, method_words, percent, threat_words
+
+
+def attacker_table(summary: StudySummary) -> Table:
+    """One row for every attack, threat, method and kind of source: mean fooling rate on keys outside it."""
+    rows = []
+    for grid in lay_out(summary):
+        for kind, sources in _kinds(grid).items():
+            inside = [rate for source in sources for rate in _rates(grid, source, own=True)]
+            outside = [rate for source in sources for rate in _rates(grid, source, own=False)]
+            words = [grid.panel.attack, threat_words(grid.panel), method_words(grid.panel.method), kind]
+            worst = percent(max(outside)) if outside else NONE
+            rows.append([*words, percent(mean(inside)), percent(mean(outside)), worst])
+    return Table(
+        title="Attackers compared",
+        note="Fooling rates in %, means over pairs of source and target. Own: the target is the source or "
+        "one of its members. Others: the attacker has neither the target's weights nor its key. AutoAttack "
+        "moves only what it breaks and stops there, so its own rate is 100 % wherever anything fell, and "
+        "robust accuracy is what to read there.",
+        header=[
+            "Attack",
+            "Threat",
+            "Fine-tune",
+            "Source",
+            "Own keys",
+            "Other keys, mean",
+            "Other keys, most",
+        ],
+        rows=rows,
+        words=4,
+    )
+
+
+def _kinds(grid: Grid) -> Mapping[str, Sequence[str]]:
+    kinds: dict[str, list[str]] = {"plain": [PLAIN] if PLAIN in grid.names else [], "1 key": grid.keys}
+    for source in grid.ensembles:
+        members = member_names(source)
+        keys = len([name for name in members if name != PLAIN])
+        words = f"{keys} key{'' if keys == 1 else 's'}{' and plain' if PLAIN in members else ''}"
+        words += f", {source.partition('@')[2]}" if "@" in source else ""
+        kinds.setdefault(words, []).append(source)
+    return {kind: sources for kind, sources in kinds.items() if sources}
+
+
+def _rates(grid: Grid, source: str, *, own: bool) -> list[float]:
+    members = set(member_names(source))
+    cells = [grid.cell(source, key) for key in grid.keys if (key in members) == own]
+    return [cell.fooling.rate for cell in cells if cell.eligible]

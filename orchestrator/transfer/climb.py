@@ -1,0 +1,89 @@
+"""Climb: one attack up a ladder of threats, each begun where the one before ended; and what it cost."""
+
+from dataclasses import dataclass, fields
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from orchestrator.attacks.answer import Found
+from orchestrator.attacks.attack import Attack, Points
+from orchestrator.attacks.source import Source
+from orchestrator.attacks.threat import Ladder, Threat, check_threat, project
+
+
+@dataclass(frozen=True)
+class Moved:
+    """The images an attack made, for every threat of its ladder, and the passes each image took."""
+
+    worst: Float[Tensor, "threats images 3 size size"]
+    """What asks whether the source fell; see Found."""
+    best: Float[Tensor, "threats images 3 size size"]
+    """What is tried on other models."""
+    forwards: Int[Tensor, "threats images"]
+    """Passes through the source's models, under this threat and the smaller ones before it."""
+    backwards: Int[Tensor, "threats images"]
+    fooled: Bool[Tensor, "threats images"]
+    """Whether the source misreads the worst of them, as the house judges."""
+
+    @classmethod
+    def joined(cls, parts: "list[Moved]") -> "Moved":
+        """Images attacked in several parts, in their order."""
+        names = [each.name for each in fields(cls)]
+        return cls(*(torch.cat([getattr(part, name) for part in parts], dim=1) for name in names))
+
+
+def climb(attack: Attack, source: Source, points: Points, ladder: Ladder) -> Moved:
+    """Attack all points under each threat in turn.
+
+    An image that fell under a smaller threat has fallen under a larger one. An attack that ends with
+    an image's first fall leaves it alone from there on; any other goes on from the best it has found.
+
+    Raises:
+        ThreatViolated: the attack left its threat.
+    """
+    found: list[Found] = []
+    forwards, backwards = [], []
+    for threat in ladder.threats:
+        found.append(_under(threat, attack, source, points, found[-1] if found else None))
+        forwards.append(source.forwards[source.rows].clone())
+        backwards.append(source.backwards[source.rows].clone())
+    return Moved(
+        worst=torch.stack([each.worst for each in found]),
+        best=torch.stack([each.best for each in found]),
+        forwards=torch.stack(forwards),
+        backwards=torch.stack(backwards),
+        fooled=torch.zeros_like(forwards[0], dtype=torch.bool).expand(len(forwards), -1),
+    )
+
+
+def _under(threat: Threat, attack: Any, source: Source, points: Points, before: Found | None) -> Found:
+    if before is None:
+        return _checked(attack(source, points, threat), points, threat)
+    fell = _fallen(source, points, before.worst)
+    rows = torch.arange(len(points), device=fell.device)
+    left = rows[~fell] if getattr(attack, "early", False) else rows
+    warm = Points(points.images, points.labels, points.seeds, start=before.best)
+    found = _checked(attack(source.part(left), warm.part(left), threat), points.part(left), threat)
+    worst, best = before.worst.clone(), before.best.clone()
+    worst[left], best[left] = found.worst, found.best
+    # What the larger threat did not bring down again stays as it fell.
+    still = fell[left] & ~_fallen(source.part(left), points.part(left), found.worst)
+    worst[left[still]] = before.worst[left[still]]
+    return Found(worst, best)
+
+
+def _checked(found: Found, points: Points, threat: Threat) -> Found:
+    for moved in (found.worst, found.best):
+        check_threat(moved, points.images, threat)
+    return Found(project(found.worst, points.images, threat), project(found.best, points.images, threat))
+
+
+def _fallen(
+    source: Source, points: Points, moved: Float[Tensor, "images 3 size size"]
+) -> Bool[Tensor, " images"]:
+    parts = [
+        source.decisions(moved[rows], rows, points.labels[rows]) for rows in points.slices(source.batch)
+    ]
+    return torch.cat(parts) if parts else points.labels.bool()
