@@ -56,14 +56,15 @@ class LoraBatch(nn.Module):
             backbone.set_submodule(name, _LowRankEach(layer, own, name))
         backbone.set_submodule(PATCH, _PatchEach(patch_projection(backbone), own))
         backbone.set_submodule(HEAD, _HeadEach(own))
-        self.backbone = backbone.eval().requires_grad_(False)
+        self.backbone = backbone
+        self.eval().requires_grad_(False)
 
     def forward(
         self, images: Float[Tensor, "batch 3 height width"]
     ) -> Float[Tensor, "models batch classes"]:
         """Every model's logits of images in [0, 1]."""
         logits: Tensor = self.backbone(images)
-        return logits.unflatten(0, (self.models, len(images)))
+        return logits.view(self.models, len(images), -1)
 
     @property
     def bytes(self) -> int:
@@ -84,7 +85,8 @@ class _PatchEach(nn.Module):
         self, images: Float[Tensor, "batch 3 height width"]
     ) -> Float[Tensor, "rows channels down across"]:
         patches = nn.functional.conv2d(images, self.weight, self.bias, stride=self.stride)
-        return patches.unflatten(1, (self.models, -1)).transpose(0, 1).flatten(0, 1)
+        own = patches.view(len(images), self.models, -1, *patches.shape[2:])
+        return own.transpose(0, 1).flatten(0, 1)
 
 
 class _LowRankEach(nn.Module):
@@ -120,7 +122,7 @@ class _HeadEach(nn.Module):
         self.bias = nn.Parameter(torch.stack([state[HEAD_BIAS] for state in states]))
 
     def forward(self, rows: Float[Tensor, "rows width"]) -> Float[Tensor, "rows classes"]:
-        grouped = rows.unflatten(0, (len(self.weight), -1))
+        grouped = rows.view(len(self.weight), -1, rows.shape[-1])
         return torch.baddbmm(self.bias[:, None], grouped, self.weight.mT).flatten(0, 1)
 
 

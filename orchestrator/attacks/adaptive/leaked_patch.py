@@ -26,9 +26,9 @@ class LeakedPatch:
     """Momentum steps on an estimate of a keyed model whose patch embedding leaked; for ℓ∞ and ℓ2.
 
     Folding permutes the columns of the patch embedding by the key (arXiv 2207.05366; see
-    ``folded_patch_weights``), and tuning moves each a little. So a column that was moved is the one
-    most like a public column, one for one over a whole block: a linear assignment. Nothing else of the
-    keyed model is used; no pass through it is made. How alike the matched columns are is the finding
+    ``folded_patch_weights``), and tuning changes each a little. So the public column that a leaked one
+    is most like tells its place in the key, one for one over a block: a linear assignment. Nothing else
+    of the keyed model is used; no pass through it is made. How alike the matched columns are is the finding
     ``matched_correlation``; the order itself is the key, and stays in memory.
 
     Of what leaked, the whole embedding says more than the key: on four digits models (M = 8, ℓ∞ 8/255)
