@@ -61,7 +61,7 @@ BACKBONE = SMALL.build()
 PIXELS = {"items": [["a", row, row % 3] for row in range(12)], "image_size": 4}
 PIXELS |= {"crop_fraction": 1.0, "encoded": False}
 ENCODED = PIXELS | {"encoded": True}
-OUTCOMES = {"attack": "apgd", "norm": "linf", "epsilon": 0.5, "targets": {"plain": "0"}}
+OUTCOMES = {"attack": "apgd", "norm": "linf", "epsilons": [0.5], "targets": {"plain": "0"}}
 
 
 def told(surface: Callable[..., object], *given: object) -> str:
@@ -148,7 +148,14 @@ def data_sets() -> list[bytes]:
 
 
 def outcomes(**changed) -> pa.Table:
-    values = {"source": "plain", "target": "plain", "method": "plain", **OUTCOMES, **changed}
+    values = {
+        "source": "plain",
+        "target": "plain",
+        "method": "plain",
+        "epsilon": 0.5,
+        **OUTCOMES,
+        **changed,
+    }
     kinds = {field.name: pa.scalar(0).cast(field.type).as_py() for field in OUTCOME_SCHEMA}
     rows = [{name: values.get(name, none) for name, none in kinds.items()}] * 12
     return pa.Table.from_pylist(rows, OUTCOME_SCHEMA)

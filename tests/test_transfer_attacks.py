@@ -238,6 +238,25 @@ def test_every_image_has_a_view_of_its_own_in_every_stream(attack):
     assert torch.equal(attack.view(alike, 1)(alike.images), seen[5:10])
 
 
+@pytest.mark.parametrize(
+    ("text", "plain"),
+    [
+        ("di-fgsm:steps=4,probability=1.0,canvas=1.5", []),
+        ("bsr:steps=3,copies=3", [0, 3, 6]),
+        ("sia:steps=3,copies=3", [0, 3, 6]),
+    ],
+)
+def test_every_look_of_a_climb_is_through_a_view_of_its_own_but_the_plain_ones(text, plain):
+    here, close = scene().behind(Recorder), Threat("linf", 1e-6)
+    struck(text, close, here)
+    shown = torch.stack(here.model.shown)
+    alike = (shown - here.images).abs().amax(dim=(1, 2, 3, 4)) < 1e-5
+    assert alike.nonzero()[:, 0].tolist() == plain
+    views = shown[~alike]
+    apart = (views[:, None] - views).abs().flatten(2).amax(dim=2)
+    assert (apart[~torch.eye(len(views), dtype=torch.bool)] > 1e-2).all()
+
+
 @pytest.mark.parametrize("canvas", [1.1, 2.0])
 def test_a_diverse_input_is_the_whole_image_shrunk_with_black_around(canvas):
     points = some_points(32, 32, rows=100)

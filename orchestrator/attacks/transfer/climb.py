@@ -70,7 +70,7 @@ class Stand:
             view: gives the view of a stream; no two views of a climb share a stream.
         """
         total = _scaled(self.gradient(self.current))
-        for stream in range(1, looks):
+        for stream in range(self.step * looks + 1, (self.step + 1) * looks):
             total = total + _scaled(self.gradient(self.current, view(stream)))
         return total / looks
 

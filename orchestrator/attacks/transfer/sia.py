@@ -35,8 +35,8 @@ class StructureInvariant:
         steps: gradient steps.
         reach: length of all steps together, in ε.
         momentum: share of the sum of gradients that lasts to the next step.
-        copies: looked at in each step, the first of them the image as it is; each costs one pass
-            each way.
+        copies: looked at in each step, the first of them the image as it is, and all of the same
+            weight, neither of which is the paper's; each costs one pass each way.
         blocks: along each side.
 
     Raises:
