@@ -36,6 +36,9 @@ class Study:
     the plain model is then trained here first."""
     n_keys: int = 4
     """Keys, keyed models and matrix rows besides plain. May grow in a later run of the same study."""
+    controls: int = 0
+    """Models that tell what keys are worth, so many of each kind: tuned without a key, and with a key of
+    the study once more (one a key at most); beside them one rewritten for another key: it must transfer."""
     method: Methods = "full"
     """full: all weights are tuned (Ray Train); lora: adapters and head (Ray Tune); both: each key twice."""
     block_size: int = 16
@@ -89,10 +92,10 @@ class Study:
             if getattr(self, name) < least:
                 flag = name.replace("_", "-")
                 raise StudyError(f"--{flag} is {getattr(self, name)}. Give at least {least}.")
-        for name in ("train_images", "eval_images"):
+        for name in ("controls", "train_images", "eval_images"):
             if getattr(self, name) < 0:
                 flag = name.replace("_", "-")
-                raise StudyError(f"--{flag} is {getattr(self, name)}. Give 0 (all) or more.")
+                raise StudyError(f"--{flag} is {getattr(self, name)}. Give 0 or more.")
         if not 0 < self.crop_fraction <= 1:
             raise StudyError(f"--crop-fraction is {self.crop_fraction:g}. Give more than 0, at most 1.")
 

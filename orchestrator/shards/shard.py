@@ -39,7 +39,7 @@ class Shard:
     @property
     def address(self) -> str:
         """Where the shard is, relative to the study."""
-        return f"shards/{self.split}/{self.index:05d}"
+        return shard_address(self.split, self.index)
 
     @property
     def id(self) -> str:
@@ -57,6 +57,11 @@ class Shard:
             "crop_fraction": self.crop_fraction,
             "encoded": self.encoded,
         }
+
+
+def shard_address(split: Split, index: int) -> str:
+    """Where a shard of a study is."""
+    return f"shards/{split}/{index:05d}"
 
 
 class ImageBatch(NamedTuple):
