@@ -74,7 +74,10 @@ def recall_plan(store: ArtifactStore) -> Plan:
         raise StudyError(
             f"Study {study.name} has no key in slot {missing[0]} yet. Wait until it was begun."
         )
-    images = Images(_recalled(shards, "train", counts["train"]), _recalled(shards, "eval", counts["eval"]))
+    images = Images(
+        _recalled(shards, "train", counts["train"]),
+        _recalled(shards, "eval", counts["eval"], drawn=study.precision > 0),
+    )
     ids = [keys[slot] for slot in range(study.n_keys)]
     return make_plan(study, images, ids, store.uri, _NoKeys())
 
@@ -88,7 +91,9 @@ class _NoKeys:
         raise VaultError(f"{key_id} is not to be had from a store alone. Run the study's own command.")
 
 
-def _recalled(records: Mapping[str, ArtifactRecord], split: Split, count: int) -> tuple[Shard, ...]:
+def _recalled(
+    records: Mapping[str, ArtifactRecord], split: Split, count: int, *, drawn: bool = False
+) -> tuple[Shard, ...]:
     """The shards of a split, as their records describe them.
 
     Raises:
@@ -97,7 +102,7 @@ def _recalled(records: Mapping[str, ArtifactRecord], split: Split, count: int) -
     """
     found = []
     for index in range(count):
-        address = shard_address(split, index)
+        address = shard_address(split, index, drawn=drawn)
         record = records.get(address)
         if record is None:
             raise StudyError(f"{address} is not there yet. Wait until the study's shards are cut.")
@@ -106,7 +111,7 @@ def _recalled(records: Mapping[str, ArtifactRecord], split: Split, count: int) -
             items = tuple(Item(str(file), int(row), int(label)) for file, row, label in recipe["items"])
             rest = {name: recipe[name] for name in ("image_size", "crop_fraction", "encoded")}
             data = str(record.provenance["data"])
-            found.append(Shard(split=split, index=index, data=data, items=items, **rest))
+            found.append(Shard(split=split, index=index, data=data, items=items, drawn=drawn, **rest))
     return tuple(found)
 
 

@@ -122,6 +122,7 @@ def _shards(study: Study, split: Split) -> tuple[Shard, ...]:
             image_size=study.architecture.image_size,
             crop_fraction=study.crop_fraction,
             encoded=training and any(r.augment == "inception" for r in recipes),
+            draw=derive_seed(study.seed, "images", split) if study.precision and not training else None,
         )
     )
 
@@ -150,12 +151,19 @@ def _training(
 
 
 def sources_of(study: Study, models: Sequence[ModelRef]) -> list[SourceRef]:
-    """Every model, then every method's ensembles."""
-    plain, sources = models[0], list[SourceRef](models)
+    """The models that are attacked: plain, keys in slot order and controls; then every method's ensembles.
+
+    Where only some keys are attacked they are the first: keys are drawn at random, so any will do, and
+    a study that grows keeps them.
+    """
+    most = study.sources or study.n_keys
+    plain = models[0]
+    sources: list[SourceRef] = [model for model in models if model.control or model.slot < most]
     for method in study.methods:
         keyed = [model for model in models if model.method == method and not model.control]
         for spec in study.parsed_ensembles():
-            sources += spec.of(plain, keyed)
+            # Of all keys, so that there is always one outside; members are attacked ones.
+            sources += [group for group in spec.of(plain, keyed) if group.keyed_slots <= set(range(most))]
     return sources
 
 
