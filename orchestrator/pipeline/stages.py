@@ -10,6 +10,7 @@ from typing_extensions import TypeIs
 from orchestrator.cluster.runner import Failed, Finished, Listed, LocalRunner, MakeWorker
 from orchestrator.cluster.workplace import Trained, Workplace
 from orchestrator.errors import StudyError
+from orchestrator.models.lora_batch import load_lora_batch
 from orchestrator.models.ref import ModelRef
 from orchestrator.models.stored import load_model
 from orchestrator.pipeline.agenda import Agenda, AttackAccount, AttackWork
@@ -151,7 +152,10 @@ class StudyRun:
     def _attacker(self, plan: Plan) -> MakeWorker[AttackWork]:
         architecture, keys = self.study.architecture, plan.plain.keys
         load = functools.partial(load_model, architecture=architecture, keys=keys)
-        return functools.partial(TransferWorker, self.store.uri, load, **self.attacking)
+        together = functools.partial(load_lora_batch, architecture=architecture)
+        return functools.partial(
+            TransferWorker, self.store.uri, load, load_together=together, **self.attacking
+        )
 
     def _tidy(self, plan: Plan, training: Sequence[TrainingUnit]) -> None:
         """Drop checkpoints of finished models; their driver may have been killed before it did."""

@@ -13,10 +13,11 @@ from orchestrator.models.backbone import parse_weights
 from orchestrator.store.artifacts import ArtifactStore
 from orchestrator.store.record import ArtifactRecord, FileEntry, library_versions
 from orchestrator.transfer.climb import Moved
+from orchestrator.transfer.held import Pixels
 from orchestrator.transfer.work import AttackUnit, WorkUnit
 
 _FILE, _KEPT, _PARTIAL = "images.safetensors", "moved", "partial"
-_TENSORS = ("worst", "best", "forwards", "backwards", "fooled")
+_TENSORS = ("worst", "best", "forwards", "backwards", "read_as")
 
 
 def save_moved(
@@ -55,7 +56,6 @@ def read_moved(
         found = tensors.get(name)
         if found is None or found.dtype != dtype or found.shape != shape:
             raise DamagedArtifact(f"{address} does not hold this shard's images. Delete it and rerun.")
-    tensors["fooled"] = tensors["fooled"].bool()
     return Moved(*(tensors[name].to(like.device) for name in _TENSORS)), record
 
 
@@ -88,19 +88,18 @@ def kept_moved(store: ArtifactStore, pending: Iterable[WorkUnit]) -> set[str]:
     return kept & wanted
 
 
-def keep_for_good(
-    store: ArtifactStore, unit: WorkUnit, moved: Moved, images: Float[Tensor, "images 3 size size"]
-) -> None:
+def keep_for_good(store: ArtifactStore, unit: WorkUnit, moved: Moved, shard: Pixels) -> None:
     """Commit a unit's adversarial images, with the masks that say which of them are what.
 
     ``worst`` and ``best`` are float32 in [0, 1], threats × images × 3 × size × size; ``moved_worst``
-    and ``moved_best`` say which are not the image itself, ``fooled`` where the source fell. Images are
-    in the order of their shard.
+    and ``moved_best`` say which are not the image itself, ``fooled`` where the source fell, and
+    ``read_as`` what it read there. Images are in the order of their shard.
     """
     masks = {
-        f"moved_{name}": (tensor != images).flatten(2).any(dim=2).cpu()
+        f"moved_{name}": (tensor != shard.images).flatten(2).any(dim=2).cpu()
         for name, tensor in (("worst", moved.worst), ("best", moved.best))
     }
+    masks["fooled"] = moved.fooled(shard.labels).cpu()
     epsilons = [threat.epsilon for threat in unit.ladder.threats]
     told = {"source": unit.source.name, "shard": unit.shard, "norm": unit.ladder.norm, "epsilons": epsilons}
     address = f"adversarial/{unit.prefix.removeprefix('outcomes/')}"
@@ -114,8 +113,7 @@ def _place(unit: AttackUnit, rows: str) -> str:
 def _tensors(moved: Moved) -> dict[str, Tensor]:
     same = torch.equal(moved.worst, moved.best)
     names = [name for name in _TENSORS if not (same and name == "best")]
-    tensors = {name: getattr(moved, name).cpu().contiguous() for name in names}
-    return tensors | {"fooled": tensors["fooled"].long()}  # stored weights hold numbers, no truths
+    return {name: getattr(moved, name).cpu().contiguous() for name in names}
 
 
 def _save(
