@@ -211,10 +211,10 @@ def test_kept_images_nobody_waits_for_are_removed(store: LocalStore, vault) -> N
 def test_kept_images_that_do_not_fit_their_shard_are_damage(store: LocalStore) -> None:
     early = unit(PLAIN, [PLAIN, key(0)], 0).attack_unit
     images, counts = torch.zeros(1, 2, 3, 4, 4), torch.ones(1, 2, dtype=torch.long)
-    save_moved(store, early, Moved(images, images + 1, counts, 2 * counts, counts > 0), {"seconds": 1.0})
+    save_moved(store, early, Moved(images, images + 1, counts, 2 * counts, 3 * counts), {"seconds": 1.0})
     moved, record = read_moved(store, early, torch.ones(2, 3, 4, 4))
     assert (moved.worst.sum(), moved.best.mean(), moved.backwards.sum()) == (0, 1, 4)
-    assert moved.fooled.tolist() == [[True, True]]
+    assert moved.fooled(torch.tensor([3, 2])).tolist() == [[False, True]]
     assert record.told("seconds", float, early.address) == 1.0
     with pytest.raises(DamagedArtifact, match="moved/"):
         read_moved(store, early, torch.ones(3, 3, 4, 4))

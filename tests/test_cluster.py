@@ -151,6 +151,56 @@ def test_a_worker_that_cannot_be_built_fails_units_and_ends(cluster, tmp_path: P
     assert all("no such device" in end.reason for end in ends.values())
 
 
+class SlowlyMade:
+    """Makes workers, and takes its time to reach an actor, which is as long in the making."""
+
+    def __init__(self, diary: str) -> None:
+        self.diary = diary
+
+    def __call__(self) -> Adder:
+        return Adder(self.diary)
+
+    def __reduce__(self):
+        return _arrive_slowly, (self.diary,)
+
+
+def _arrive_slowly(diary: str) -> SlowlyMade:
+    time.sleep(1)
+    return SlowlyMade(diary)
+
+
+@pytest.mark.ray
+def test_actors_given_up_while_they_start_hold_no_device(cluster, tmp_path: Path) -> None:
+    import ray
+
+    from orchestrator.cluster.actor_pool import _Pool
+
+    devices, most = cluster.devices, cluster.devices.most()
+    units = [Sum(str(number), (number,)) for number in range(4)]
+    pool = _Pool(SlowlyMade(str(tmp_path / "diary")), devices, 0, Listed(units))
+    pool.fit()
+    # A kill can miss an actor that is being made: of one here it is only believed.
+    done, (missed, _) = pool.busy.popitem()
+    pool.given_up[done] = missed
+    devices.want(most)
+    pool.fit()
+    assert not pool.busy
+    assert len(pool.given_up) == min(most, 4)
+    deadline = time.monotonic() + 60
+    while pool.given_up and time.monotonic() < deadline:
+        assert list(pool.advance()) == []
+        pool.fit()
+    training = ray.remote(num_cpus=most)(lambda: "has all cores")
+    assert ray.get(training.remote(), timeout=30) == "has all cores"
+    devices.want(-most)
+    ends = []
+    while not pool.ended():
+        pool.fit()
+        ends += pool.advance()
+    pool.dismiss()
+    assert sorted(end.account for end in ends) == [0, 1, 2, 3]
+
+
 @pytest.mark.ray
 def test_a_board_keeps_lines_until_they_are_collected(cluster) -> None:
     from orchestrator.cluster.board import Board

@@ -7,6 +7,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import safetensors.torch
 import torch
 from PIL import Image
 from torch import nn
@@ -54,13 +55,13 @@ def load_linear(store: LocalStore, ref: ModelRef) -> nn.Module:
     return Linear(PARTS[ref.name])
 
 
-def write_images(store: LocalStore, tmp_path: Path, count: int = 12) -> tuple[str, str]:
+def write_images(store: LocalStore, tmp_path: Path, count: int = 12, size: int = 16) -> tuple[str, str]:
     """A shard of noisy images, dark or light; its address and digest."""
     generator = torch.Generator().manual_seed(0)
     rows = []
     for number in range(count):
         level = 0.4 + 0.2 * (number % 2)
-        noisy = level + 0.02 * torch.randn(16, 16, 3, generator=generator)
+        noisy = level + 0.02 * torch.randn(size, size, 3, generator=generator)
         rows.append((noisy.clamp(0, 1) * 255).round().to(torch.uint8).numpy())
     encoded = []
     for pixels in rows:
@@ -76,7 +77,7 @@ def write_images(store: LocalStore, tmp_path: Path, count: int = 12) -> tuple[st
         classes=2,
         rows=100,
         limit=0,
-        image_size=16,
+        image_size=size,
         crop_fraction=1.0,
         encoded=False,
     )
@@ -134,6 +135,43 @@ def test_outcomes_do_not_depend_on_the_batch_or_the_models_held(tmp_path: Path) 
         rates(store, wanted, **options)
         contents.append([store.read(unit.address, OUTCOMES_FILE) for unit in wanted])
     assert contents[0] == contents[1] == contents[2]
+
+
+def test_a_source_is_read_once_and_its_own_cell_says_what_its_attack_was_judged_by(tmp_path: Path) -> None:
+    class Watched(Linear):
+        """Keeps what it is shown."""
+
+        shown: list[torch.Tensor]
+
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            self.shown.append(images.clone())
+            return super().forward(images)
+
+    def load(store: LocalStore, ref: ModelRef) -> nn.Module:
+        model = Watched(PARTS[ref.name])
+        model.shown = shown.setdefault(ref.name, [])
+        return model
+
+    shown: dict[str, list[torch.Tensor]] = {}
+    whole, early = LocalStore(tmp_path / "whole"), LocalStore(tmp_path / "early")
+    unit = units(whole, tmp_path, ["plain", "k-a"], epsilon=0.1)[1]
+    assert TransferWorker(whole.uri, load).run(unit).source_fooled in range(1, 12)
+    units(early, tmp_path, ["plain", "k-a"])
+    TransferWorker(early.uri, load).run(unit.attack_unit)
+    clean = TransferWorker(early.uri, load).shards.get(unit.shard).images
+    shown.clear()
+    TransferWorker(early.uri, load, keep_images=True).run(replace(unit, kept=True))
+    assert torch.equal(shown["k-a"][0], clean)
+    assert sum(len(images) for images in shown["k-a"]) == 12, "it is asked about clean images alone"
+    assert sum(len(images) for images in shown["plain"]) == 24
+    (kept,) = early.addresses("adversarial")
+    images = safetensors.torch.load(early.read(kept, "images.safetensors"))
+    rows = pq.read_table(pa.BufferReader(early.read(unit.address, OUTCOMES_FILE))).to_pylist()
+    own = [row for row in rows if row["target"] == "k-a"]
+    assert [row["adversarial_prediction"] for row in own] == images["read_as"][0].tolist()
+    assert [row["source_fooled"] for row in own] == images["fooled"][0].tolist()
+    assert [row["adversarial_prediction"] != row["label"] for row in own] == images["fooled"][0].tolist()
+    assert early.read(unit.address, OUTCOMES_FILE) == whole.read(unit.address, OUTCOMES_FILE)
 
 
 def test_outcome_rows_state_facts(store: LocalStore, tmp_path: Path) -> None:

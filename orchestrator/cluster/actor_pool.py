@@ -70,6 +70,9 @@ class _Pool(Generic[Unit]):
         self.ledger = Ledger()
         # What each actor owes: the actor and its unit's id, None while it starts.
         self.busy: dict[Any, tuple[Any, str | None]] = {}
+        # Actors given up before they stood, by what tells that they do: a kill can miss an actor that is
+        # being made, and what survived it would hold its device for ever.
+        self.given_up: dict[Any, Any] = {}
         self.starts_lost = 0
         self.heard = time.monotonic()
 
@@ -86,7 +89,10 @@ class _Pool(Generic[Unit]):
         for _ in range(min(room - len(self.busy), idle)):
             self._hire()
         for done in starting[: max(0, len(self.busy) - room, -idle)]:
-            ray.kill(self.busy.pop(done)[0])
+            actor, _ = self.busy.pop(done)
+            ray.kill(actor)
+            self.given_up[done] = actor
+        self._see_off()
 
     def advance(self) -> Iterator[Finished[Unit] | Failed[Unit]]:
         """Wait a little for one actor, take its account, give it the next unit."""
@@ -121,8 +127,15 @@ class _Pool(Generic[Unit]):
 
     def dismiss(self) -> None:
         """End the actors that are left."""
-        for actor, _ in self.busy.values():
+        for actor in (*(actor for actor, _ in self.busy.values()), *self.given_up.values()):
             ray.kill(actor)
+
+    def _see_off(self) -> None:
+        """Kill again what stood up after it was given up; of the rest Ray says here that it is dead."""
+        waiting = list(self.given_up)
+        stood, _ = ray.wait(waiting, num_returns=len(waiting), timeout=0) if waiting else ([], [])
+        for done in stood:
+            ray.kill(self.given_up.pop(done))
 
     def _hire(self) -> None:
         bundle = self.devices.bundle()

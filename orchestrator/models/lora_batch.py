@@ -1,5 +1,6 @@
 """LoraBatch: several LoRA models on the plain weights they share, read in one batch."""
 
+import copy
 from collections.abc import Mapping, Sequence
 from typing import cast
 
@@ -46,8 +47,7 @@ class LoraBatch(nn.Module):
         for state in states:
             _refuse_strange(backbone.state_dict(), state)
         self.models = len(states)
-        self.bytes_apart = self.models * _bytes_of(backbone)
-        """Held by as many models loaded one by one."""
+        self._bytes_of_one = _bytes_of(backbone)
         like = patch_projection(backbone).weight
         own = [{name: tensor.to(like) for name, tensor in state.items()} for state in states]
         adapted = {name.removesuffix(".down") for state in own for name in state if name.endswith(".down")}
@@ -66,30 +66,54 @@ class LoraBatch(nn.Module):
         logits: Tensor = self.backbone(images)
         return logits.view(self.models, len(images), -1)
 
+    def of(self, members: Sequence[int]) -> "LoraBatch":
+        """Some of the models, by their place; what all share is held by both, and once."""
+        part = copy.deepcopy(self, {id(tensor): tensor for tensor in (*self.parameters(), *self.buffers())})
+        part.models = len(members)
+        for layer in part.modules():
+            if isinstance(layer, _Each):
+                layer.keep(members)
+        return part
+
     @property
     def bytes(self) -> int:
         """Held by all weights."""
         return _bytes_of(self)
 
+    @property
+    def bytes_apart(self) -> int:
+        """Held by as many models loaded one by one."""
+        return self.models * self._bytes_of_one
 
-class _PatchEach(nn.Module):
+
+class _Each(nn.Module):
+    """A layer of which each model has its own parameters, stacked."""
+
+    def keep(self, members: Sequence[int]) -> None:
+        """Forget all models but these."""
+        for name, tensor in list(self.named_parameters(recurse=False)):
+            setattr(self, name, nn.Parameter(tensor[list(members)], requires_grad=False))
+
+
+class _PatchEach(_Each):
     """Each model's own patch embedding of the same images, in one convolution."""
 
     def __init__(self, projection: nn.Conv2d, states: Sequence[AdapterState]) -> None:
         super().__init__()
-        self.models, self.stride = len(states), projection.stride
-        self.weight = nn.Parameter(torch.cat([state[PATCH_WEIGHT] for state in states]))
-        self.bias = nn.Parameter(torch.cat([state[PATCH_BIAS] for state in states]))
+        self.stride = projection.stride
+        self.weight = nn.Parameter(torch.stack([state[PATCH_WEIGHT] for state in states]))
+        self.bias = nn.Parameter(torch.stack([state[PATCH_BIAS] for state in states]))
 
     def forward(
         self, images: Float[Tensor, "batch 3 height width"]
     ) -> Float[Tensor, "rows channels down across"]:
-        patches = nn.functional.conv2d(images, self.weight, self.bias, stride=self.stride)
-        own = patches.view(len(images), self.models, -1, *patches.shape[2:])
+        weight, bias = self.weight.flatten(0, 1), self.bias.flatten()
+        patches = nn.functional.conv2d(images, weight, bias, stride=self.stride)
+        own = patches.view(len(images), len(self.weight), -1, *patches.shape[2:])
         return own.transpose(0, 1).flatten(0, 1)
 
 
-class _LowRankEach(nn.Module):
+class _LowRankEach(_Each):
     """A linear layer all share, and each model's own low-rank addition; none where a model has none."""
 
     def __init__(self, shared: nn.Linear, states: Sequence[AdapterState], name: str) -> None:
@@ -113,7 +137,7 @@ class _LowRankEach(nn.Module):
         return added.view_as(together)
 
 
-class _HeadEach(nn.Module):
+class _HeadEach(_Each):
     """Each model's own head on its own rows."""
 
     def __init__(self, states: Sequence[AdapterState]) -> None:

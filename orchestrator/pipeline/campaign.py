@@ -10,6 +10,7 @@ from typing_extensions import TypeIs
 from orchestrator.cluster.runner import Failed, Finished, MakeWorker
 from orchestrator.cluster.workplace import Trained, Workplace
 from orchestrator.errors import OrchestratorError
+from orchestrator.models.lora_batch import load_lora_batch
 from orchestrator.models.ref import ModelRef
 from orchestrator.models.rekey import Rekeying, rekey
 from orchestrator.models.stored import load_model
@@ -106,7 +107,10 @@ class Campaign:
     def _attacker(self) -> MakeWorker[AttackWork]:
         architecture, keys = self.plan.study.architecture, self.plan.plain.keys
         load = functools.partial(load_model, architecture=architecture, keys=keys)
-        return functools.partial(TransferWorker, self.store.uri, load, **self.attacking)
+        together = functools.partial(load_lora_batch, architecture=architecture)
+        return functools.partial(
+            TransferWorker, self.store.uri, load, load_together=together, **self.attacking
+        )
 
     def _tidy(self, training: Sequence[TrainingUnit]) -> None:
         """Drop checkpoints of finished models; their driver may have been killed before it did."""

@@ -62,10 +62,11 @@ class Attacker:
         self, source: Source, points: Points, moved: Moved, batch: int, told: dict[str, Any]
     ) -> Moved:
         readings = [read(source.models, worst, points.labels, batch) for worst in moved.worst]
-        fooled = torch.stack([reading.classes != points.labels for reading in readings])
+        judged = replace(moved, read_as=torch.stack([reading.classes for reading in readings]))
         told["unconfirmed"] += sum(reading.unconfirmed for reading in readings)
-        told["silent"] += int((source.seen_misread[source.rows] & ~fooled[-1]).sum())
-        return replace(moved, fooled=fooled)
+        fell = judged.fooled(points.labels)[-1]
+        told["silent"] += int((source.seen_misread[source.rows] & ~fell).sum())
+        return judged
 
     def _points(self, unit: WorkUnit, shard: Pixels) -> Points:
         # One seed an image: its answer is the same in any batch, order or shard, on any worker.

@@ -24,8 +24,12 @@ class Moved:
     forwards: Int[Tensor, "threats images"]
     """Passes through the source's models, under this threat and the smaller ones before it."""
     backwards: Int[Tensor, "threats images"]
-    fooled: Bool[Tensor, "threats images"]
-    """Whether the source misreads the worst of them, as the house judges."""
+    read_as: Int[Tensor, "threats images"]
+    """What the source reads the worst of them as, as the house judges; the label until it has judged."""
+
+    def fooled(self, labels: Int[Tensor, " images"]) -> Bool[Tensor, "threats images"]:
+        """Whether the source misreads the worst of them."""
+        return self.read_as != labels
 
     @classmethod
     def joined(cls, parts: "list[Moved]") -> "Moved":
@@ -54,7 +58,7 @@ def climb(attack: Attack, source: Source, points: Points, ladder: Ladder) -> Mov
         best=torch.stack([each.best for each in found]),
         forwards=torch.stack(forwards),
         backwards=torch.stack(backwards),
-        fooled=torch.zeros_like(forwards[0], dtype=torch.bool).expand(len(forwards), -1),
+        read_as=points.labels.expand(len(found), -1),
     )
 
 

@@ -1,19 +1,22 @@
 """What a worker holds on to: the models it met last, by their bytes, and the shards it reads."""
 
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from orchestrator.models.lora_batch import LoraBatch
 from orchestrator.models.ref import ModelRef
 from orchestrator.shards.shard import ImageBatch, read_pixels
 from orchestrator.store.artifacts import ArtifactStore
 from orchestrator.store.record import ArtifactRecord
 
 LoadModel = Callable[[ArtifactStore, ModelRef], nn.Module]
+LoadTogether = Callable[[ArtifactStore, Sequence[ModelRef]], LoraBatch]
 
 
 @dataclass
@@ -25,18 +28,35 @@ class Models:
     device: torch.device
     keep_bytes: int
     compiled: bool = False
-    _held: "OrderedDict[str, tuple[nn.Module, int]]" = field(default_factory=OrderedDict)
+    _held: "OrderedDict[tuple[str, ...], tuple[Any, int]]" = field(default_factory=OrderedDict)
 
     def get(self, ref: ModelRef) -> nn.Module:
         """The model, frozen and in eval mode, on the device."""
-        if ref.address not in self._held:
-            model = self.load(self.store, ref).to(self.device)
+        model: nn.Module = self._hold((ref.address,), lambda: self.load(self.store, ref), self._faster)
+        return model
+
+    def together(self, refs: Sequence[ModelRef], load: LoadTogether) -> LoraBatch:
+        """LoRA models that share their base, as one; not compiled, as parts of it are read alone."""
+        batch: LoraBatch = self._hold(
+            tuple(ref.address for ref in refs), lambda: load(self.store, refs), lambda model: model
+        )
+        return batch
+
+    def _hold(
+        self,
+        place: tuple[str, ...],
+        load: Callable[[], nn.Module],
+        faster: Callable[[nn.Module], nn.Module],
+    ) -> Any:
+        """What is held there, loaded if it is not; what was used longest ago goes where room is short."""
+        if place not in self._held:
+            model = load().to(self.device)
             size = sum(t.numel() * t.element_size() for t in model.state_dict().values())
-            self._held[ref.address] = (self._faster(model), size)
-        self._held.move_to_end(ref.address)
+            self._held[place] = (faster(model), size)
+        self._held.move_to_end(place)
         while len(self._held) > 1 and sum(size for _, size in self._held.values()) > self.keep_bytes:
             self._held.popitem(last=False)
-        return self._held[ref.address][0]
+        return self._held[place][0]
 
     def _faster(self, model: nn.Module) -> nn.Module:
         # The last images of a shard come in smaller batches: no kernel is to be made for each.

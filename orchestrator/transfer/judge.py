@@ -1,6 +1,7 @@
 """Judge: what a model reads an image as, decided here and nowhere else; in fp32, strictly, and twice."""
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -9,6 +10,9 @@ from torch import Tensor, nn
 
 from orchestrator.attacks.answer import misread
 from orchestrator.errors import WeightsError
+from orchestrator.models.lora_batch import LoraBatch
+
+Predict = Callable[[Tensor, Tensor], Tensor]
 
 
 @dataclass(frozen=True)
@@ -35,21 +39,69 @@ def read(
     Raises:
         WeightsError: a logit is not a number; such a model would seem robust to everything.
     """
-    classes = _in_batches(models, images, labels, batch)
+    readers = functools.partial(predict, models)
+    return _confirmed(_in_batches(readers, images, labels, batch), readers, images, labels, batch)
+
+
+def read_together(
+    together: LoraBatch,
+    images: Float[Tensor, "images 3 size size"],
+    labels: Int[Tensor, " images"],
+    batch: int,
+) -> list[Reading]:
+    """What each of several LoRA models reads, all in one batch on the weights they share.
+
+    ``batch`` rows are read at a time: as many images, divided by the number of models. Every misreading
+    is looked at once more by its model alone, in a batch of another size.
+
+    Raises:
+        WeightsError: a logit is not a number.
+    """
+    if not len(labels):
+        return [Reading(labels.clone(), 0)] * together.models
+    at_a_time = max(1, batch // together.models)
+    classes = _in_batches(functools.partial(_predict_each, together), images, labels, at_a_time)
+    return [
+        _confirmed(own, functools.partial(_predict_alone, together, place), images, labels, batch)
+        for place, own in enumerate(classes.T.contiguous())
+    ]
+
+
+def _confirmed(
+    classes: Int[Tensor, " images"], readers: Predict, images: Tensor, labels: Tensor, batch: int
+) -> Reading:
+    """Classes, of which a misreading that another batch size does not repeat is taken back."""
     wrong = (classes != labels).nonzero()[:, 0]
     # Never the same size: one more than half of it, and of a batch of one, two.
-    again = _in_batches(models, images[wrong], labels[wrong], batch // 2 + 1 if batch > 1 else 2)
+    again = _in_batches(readers, images[wrong], labels[wrong], batch // 2 + 1 if batch > 1 else 2)
     unconfirmed = again == labels[wrong]
     classes[wrong[unconfirmed]] = labels[wrong[unconfirmed]]
     return Reading(classes, int(unconfirmed.sum()))
 
 
-def _in_batches(models: Sequence[nn.Module], images: Tensor, labels: Tensor, batch: int) -> Tensor:
+def _in_batches(readers: Predict, images: Tensor, labels: Tensor, batch: int) -> Tensor:
     parts = [
-        predict(models, images[start : start + batch], labels[start : start + batch])
+        readers(images[start : start + batch], labels[start : start + batch])
         for start in range(0, len(labels), batch)
     ]
     return torch.cat(parts) if parts else labels.clone()
+
+
+@torch.no_grad()
+def _predict_each(
+    together: LoraBatch, images: Float[Tensor, "batch 3 height width"], labels: Int[Tensor, " batch"]
+) -> Int[Tensor, "batch models"]:
+    logits = together(images).float()
+    return torch.stack([decided(of_one, labels) for of_one in logits], dim=1)
+
+
+def _predict_alone(
+    together: LoraBatch,
+    place: int,
+    images: Float[Tensor, "batch 3 height width"],
+    labels: Int[Tensor, " batch"],
+) -> Int[Tensor, " batch"]:
+    return _predict_each(together.of([place]), images, labels)[:, 0]
 
 
 @torch.no_grad()

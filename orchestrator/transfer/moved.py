@@ -13,10 +13,11 @@ from orchestrator.models.backbone import parse_weights
 from orchestrator.store.artifacts import ArtifactStore
 from orchestrator.store.record import ArtifactRecord, FileEntry, library_versions
 from orchestrator.transfer.climb import Moved
+from orchestrator.transfer.held import Pixels
 from orchestrator.transfer.work import AttackUnit, WorkUnit
 
 _FILE, _KEPT, _PARTIAL, _FOR_GOOD = "images.safetensors", "moved", "partial", "adversarial"
-_TENSORS = ("worst", "best", "forwards", "backwards", "fooled")
+_TENSORS = ("worst", "best", "forwards", "backwards", "read_as")
 
 
 def save_moved(
@@ -59,7 +60,6 @@ def read_moved(
         found = tensors.get(name)
         if found is None or found.dtype != dtype or found.shape != shape:
             raise DamagedArtifact(f"{address} does not hold this shard's images. Delete it and rerun.")
-    tensors["fooled"] = tensors["fooled"].bool()
     return Moved(*(tensors[name].to(like.device) for name in _TENSORS)), record
 
 
@@ -97,22 +97,19 @@ def kept_moved(store: ArtifactStore, pending: Iterable[WorkUnit]) -> set[str]:
 
 
 def keep_for_good(
-    store: ArtifactStore,
-    unit: AttackUnit,
-    moved: Moved,
-    images: Float[Tensor, "images 3 size size"],
-    told: Mapping[str, Any],
+    store: ArtifactStore, unit: AttackUnit, moved: Moved, shard: Pixels, told: Mapping[str, Any]
 ) -> None:
     """Commit an attack's adversarial images, with the masks that say which of them are what.
 
     ``worst`` and ``best`` are float32 in [0, 1], threats × images × 3 × size × size; ``moved_worst``
-    and ``moved_best`` are 1 for those that are not the image itself, ``fooled`` where the source fell.
-    Images are in the order of their shard.
+    and ``moved_best`` are 1 for those that are not the image itself, ``fooled`` where the source fell,
+    and ``read_as`` is what it read there. Images are in the order of their shard.
     """
     masks = {
-        f"moved_{name}": (tensor != images).flatten(2).any(dim=2).long().cpu()
+        f"moved_{name}": (tensor != shard.images).flatten(2).any(dim=2).long().cpu()
         for name, tensor in (("worst", moved.worst), ("best", moved.best))
     }
+    masks["fooled"] = moved.fooled(shard.labels).long().cpu()
     work = unit.unit
     epsilons = [threat.epsilon for threat in work.ladder.threats]
     what = {"source": work.source.name, "shard": work.shard, "norm": work.ladder.norm, "epsilons": epsilons}
@@ -130,8 +127,7 @@ def _place(unit: AttackUnit, rows: str) -> str:
 def _tensors(moved: Moved) -> dict[str, Tensor]:
     same = torch.equal(moved.worst, moved.best)
     names = [name for name in _TENSORS if not (same and name == "best")]
-    tensors = {name: getattr(moved, name).cpu().contiguous() for name in names}
-    return tensors | {"fooled": tensors["fooled"].long()}  # stored weights hold numbers, no truths
+    return {name: getattr(moved, name).cpu().contiguous() for name in names}
 
 
 def _save(

@@ -5,15 +5,16 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pyarrow as pa
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from orchestrator.attacks.threat import distances
 from orchestrator.models.ref import ModelRef
 from orchestrator.transfer.climb import Moved
-from orchestrator.transfer.held import Models, Pixels
-from orchestrator.transfer.judge import Reading, read
+from orchestrator.transfer.held import Pixels
+from orchestrator.transfer.judge import Reading
 from orchestrator.transfer.outcomes import OUTCOME_SCHEMA
+from orchestrator.transfer.readers import Reader, Readers
 from orchestrator.transfer.work import WorkUnit
 
 # Clean predictions held, by target and shard: some kilobytes each.
@@ -22,41 +23,66 @@ _CLEAN_READINGS = 4096
 
 @dataclass
 class Scorer:
-    """Reads images on targets, ``batch`` at a time."""
+    """Has every target read the images."""
 
-    models: Models
-    batch: int
+    readers: Readers
     _clean: "OrderedDict[tuple[str, str], Reading]" = field(default_factory=OrderedDict)
 
     def score(self, unit: WorkUnit, shard: Pixels, moved: Moved) -> tuple[pa.Table, int]:
         """The outcomes of a unit, and how many misreadings another batch size did not repeat."""
-        tables, unconfirmed = [], 0
-        for target in unit.targets:
-            clean = self._clean_reading(target, shard)
+        worst = [_seen(images, shard) for images in moved.worst]
+        best = [_seen(images, shard) for images in moved.best]
+        tables: dict[ModelRef, list[pa.Table]] = {}
+        unconfirmed = 0
+        for reader in self.readers.of(unit.targets):
+            clean = self._clean_readings(reader, shard)
             for rung, threat in enumerate(unit.ladder.threats):
-                # A model under attack is asked whether it fell; the others what travels to them.
-                images = (moved.worst if target in unit.source.members else moved.best)[rung]
-                adversarial = read([self.models.get(target)], images, shard.labels, self.batch)
-                unconfirmed += adversarial.unconfirmed
-                facts = {
-                    "clean_prediction": clean.classes,
-                    "adversarial_prediction": adversarial.classes,
-                    "source_fooled": moved.fooled[rung],
-                    "moved": (images != shard.images).flatten(1).any(dim=1),
-                    **{f"distance_{norm}": d for norm, d in distances(images, shard.images).items()},
-                    "forwards": moved.forwards[rung],
-                    "backwards": moved.backwards[rung],
-                }
-                tables.append(_rows(unit, target, shard, threat.epsilon, facts))
-        return pa.concat_tables(tables), unconfirmed
+                attacked = {"forwards": moved.forwards[rung], "backwards": moved.backwards[rung]}
+                attacked["source_fooled"] = moved.fooled(shard.labels)[rung]
+                for target, reading in _moved_readings(reader, unit, shard, moved, rung).items():
+                    unconfirmed += reading.unconfirmed
+                    facts = {
+                        "clean_prediction": clean[target].classes,
+                        "adversarial_prediction": reading.classes,
+                        **(worst if target in unit.source.members else best)[rung],
+                        **attacked,
+                    }
+                    table = _rows(unit, target, shard, threat.epsilon, facts)
+                    tables.setdefault(target, []).append(table)
+        return pa.concat_tables(table for target in unit.targets for table in tables[target]), unconfirmed
 
-    def _clean_reading(self, target: ModelRef, shard: Pixels) -> Reading:
-        place = (target.address, shard.address)
-        if place not in self._clean:
-            self._clean[place] = read([self.models.get(target)], shard.images, shard.labels, self.batch)
-            while len(self._clean) > _CLEAN_READINGS:
-                self._clean.popitem(last=False)
-        return self._clean[place]
+    def _clean_readings(self, reader: Reader, shard: Pixels) -> dict[ModelRef, Reading]:
+        places = {target: (target.address, shard.address) for target in reader.targets}
+        missing = [target for target, place in places.items() if place not in self._clean]
+        read = reader.read(missing, shard.images, shard.labels)
+        self._clean |= zip((places[target] for target in missing), read, strict=True)
+        found = {target: self._clean[place] for target, place in places.items()}
+        while len(self._clean) > _CLEAN_READINGS:
+            self._clean.popitem(last=False)
+        return found
+
+
+def _moved_readings(
+    reader: Reader, unit: WorkUnit, shard: Pixels, moved: Moved, rung: int
+) -> dict[ModelRef, Reading]:
+    """What targets read: a model under attack is asked whether it fell, the others what travels to them.
+
+    A model that was attacked by itself has been asked: its attack was judged by this very reading.
+    """
+    own = [target for target in reader.targets if target in unit.source.members]
+    judged = {target: Reading(moved.read_as[rung], 0) for target in own if unit.source.members == (target,)}
+    found = dict(judged)
+    for images, targets in (
+        (moved.worst[rung], [target for target in own if target not in judged]),
+        (moved.best[rung], [target for target in reader.targets if target not in own]),
+    ):
+        found |= zip(targets, reader.read(targets, images, shard.labels), strict=True)
+    return found
+
+
+def _seen(images: Float[Tensor, "images 3 size size"], shard: Pixels) -> dict[str, Tensor]:
+    moved = (images != shard.images).flatten(1).any(dim=1)
+    return {"moved": moved, **{f"distance_{n}": d for n, d in distances(images, shard.images).items()}}
 
 
 def _rows(

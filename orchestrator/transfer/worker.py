@@ -13,8 +13,9 @@ from orchestrator.store.artifacts import open_store
 from orchestrator.store.record import ArtifactRecord, FileEntry, library_versions
 from orchestrator.transfer.attacker import Attacker
 from orchestrator.transfer.climb import Moved
-from orchestrator.transfer.held import LoadModel, Models, Pixels, Shards
+from orchestrator.transfer.held import LoadModel, LoadTogether, Models, Pixels, Shards
 from orchestrator.transfer.moved import drop_moved, keep_for_good, read_moved, save_moved
+from orchestrator.transfer.readers import Readers
 from orchestrator.transfer.scorer import Scorer
 from orchestrator.transfer.work import AttackUnit, WorkUnit
 
@@ -46,6 +47,7 @@ class TransferWorker:
     Args:
         store: the study's store, by URI.
         load: gives a model, frozen and in eval mode, taking images in [0, 1].
+        load_together: gives LoRA models that share their base as one; without it each is read by itself.
         batch: images judged at a time; bounded by memory, never part of the answer.
         keep_bytes: weights held at once; one pass over the targets reads them all.
         keep_images: keep every unit's adversarial images for good, losslessly.
@@ -57,6 +59,7 @@ class TransferWorker:
         store: str,
         load: LoadModel,
         *,
+        load_together: LoadTogether | None = None,
         batch: int = 256,
         keep_bytes: int = 8 * 2**30,
         keep_images: bool = False,
@@ -67,7 +70,7 @@ class TransferWorker:
         models = Models(self.store, load, self.device, keep_bytes, compiled)
         self.shards = Shards(self.store, self.device)
         self.attacker = Attacker(self.store, models, self.shards)
-        self.scorer = Scorer(models, batch)
+        self.scorer = Scorer(Readers(models, batch, load_together))
         # Convolutions default to TF32 on a GPU, ten bits of mantissa; judgements here are fp32.
         torch.backends.cudnn.allow_tf32 = False
 
@@ -82,7 +85,7 @@ class TransferWorker:
         work = unit.unit if isinstance(unit, AttackUnit) else unit
         shard = self.shards.get(work.shard)
         moved, told = self._kept(work, shard) or self.attacker.attack(work, shard)
-        fooled, before = int(moved.fooled[-1].sum()), told.pop("seconds", 0.0)
+        fooled, before = int(moved.fooled(shard.labels)[-1].sum()), told.pop("seconds", 0.0)
         if isinstance(unit, AttackUnit):
             save_moved(self.store, unit, moved, {**told, "seconds": time.monotonic() - started})
             return UnitAccount(len(shard.names), fooled, 0)
@@ -93,7 +96,7 @@ class TransferWorker:
         told["seconds"] = before + time.monotonic() - started
         first = self._commit(work, table, told)
         if self.keep_images:
-            keep_for_good(self.store, work.attack_unit, moved, shard.images, of_attack)
+            keep_for_good(self.store, work.attack_unit, moved, shard, of_attack)
         if work.kept:
             drop_moved(self.store, work.attack_unit)
         return UnitAccount(len(shard.names), fooled, len(work.targets), first)
