@@ -168,6 +168,22 @@ def test_only_what_two_batch_sizes_misread_is_misread():
         read([nn.Flatten()], images * float("nan"), labels, batch=4)
 
 
+@pytest.mark.parametrize("batch", [1, 2, 3, 4, 256])
+def test_a_misreading_is_never_looked_at_again_in_a_batch_of_the_same_size(batch):
+    sizes = []
+
+    class Wrong(nn.Module):
+        def forward(self, images):
+            sizes.append(len(images))
+            return torch.tensor([0.0, 1.0]).expand(len(images), -1)
+
+    reading = read(
+        [Wrong()], torch.rand(2 * batch, 3, 2, 2), torch.zeros(2 * batch, dtype=torch.long), batch
+    )
+    assert (reading.unconfirmed, sizes[:2]) == (0, [batch, batch])
+    assert batch not in sizes[2:]
+
+
 def test_indicators_count_what_makes_an_attack_fail():
     here = scene(n=8, dtype=torch.float32)
     sound = look(here.source(), here.points())

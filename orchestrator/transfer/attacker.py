@@ -79,9 +79,9 @@ class Attacker:
         return Points.of(shard.images, shard.labels, seeds)
 
     def _source(self, unit: WorkUnit, attack: Attack, shard: Pixels) -> Source:
-        size = shard.images.shape[-1]
+        size, reached_into = shard.images.shape[-1], "vit" in attack.needs
         return Source(
-            [self.models.get(member) for member in unit.source.members],
+            [self.models.get(member, reached_into=reached_into) for member in unit.source.members],
             len(shard.names),
             batch=max(_AT_A_TIME, min(_AT_MOST, _AT_A_TIME * 224**2 // size**2)),
             combine=unit.source.combine if isinstance(unit.source, Ensemble) else "logits",
