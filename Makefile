@@ -11,8 +11,9 @@ install: $(STAMP)
 demo: $(STAMP)
 	$(BIN)/python jobs/proliferate.py --preset digits --n-keys 4
 
+# Two processes: all that starts a Ray in one of them, the rest in the other.
 test: $(STAMP)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadgroup
 
 check: $(STAMP)
 	$(BIN)/ruff format --check .

@@ -136,10 +136,13 @@ class Chaos:
 
     async def _close(self) -> None:
         self._server.close()
-        while self._serving:
-            await _ended(*self._serving)
-        # Aborted connections are closed in the loop's next rounds, which it must live to see.
-        await asyncio.sleep(0.05)
+        # A connection that was just let in is served from the loop's next round on, and an aborted one
+        # is closed in it: the loop must live to see both.
+        for _ in range(2):
+            await asyncio.sleep(0.03)
+            while self._serving:
+                await _ended(*self._serving)
+        await asyncio.sleep(0.03)
 
     def _pick(self, method: str, path: str) -> dict[str, Rule]:
         """The first rule of each action for this request."""
@@ -208,8 +211,9 @@ class Chaos:
             if there.cut or back.cut:
                 _reset(writer)
         finally:
-            await _ended(asking, answering)
+            # Before anything is waited for: whoever is cancelled while he waits comes no further.
             _reset(server)
+            await _ended(asking, answering)
 
 
 async def _refuse(

@@ -27,6 +27,7 @@ from orchestrator.transfer import parts as parts_room
 from orchestrator.transfer.climb import climb
 from orchestrator.transfer.indicators import look
 from orchestrator.transfer.judge import read
+from orchestrator.transfer.moved import drop_rows
 from orchestrator.transfer.parts import in_parts
 
 LADDER = Ladder.parse("linf:3/255,4/255,6/255")
@@ -131,15 +132,16 @@ def test_an_interrupted_attack_goes_on_where_it_was(store: LocalStore, monkeypat
         source = here.source().part(rows)
         return climb(ATTACK, source, here.points().part(rows), LADDER)
 
-    whole = in_parts(store, unit, here.images, 12, attacked)
+    whole = in_parts(store, unit, here.images, 12, attacked, {})
     done.clear()
     with pytest.raises(KeyboardInterrupt):
-        in_parts(store, unit, here.images, 4, lambda rows: attacked(rows, until=2))
+        in_parts(store, unit, here.images, 4, lambda rows: attacked(rows, until=2), {})
     assert len(list(store.addresses("partial"))) == 2
-    again = in_parts(store, unit, here.images, 5, attacked)
+    again = in_parts(store, unit, here.images, 5, attacked, {})
     assert done == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10, 11]]
     for name in ("worst", "best", "forwards", "backwards"):
         assert torch.equal(getattr(again, name), getattr(whole, name))
+    drop_rows(store, unit)
     assert list(store.addresses("partial")) == []
 
 
@@ -164,6 +166,22 @@ def test_only_what_two_batch_sizes_misread_is_misread():
     assert (reading.classes.tolist(), reading.unconfirmed) == ([0] * 8, 0)
     with pytest.raises(WeightsError):
         read([nn.Flatten()], images * float("nan"), labels, batch=4)
+
+
+@pytest.mark.parametrize("batch", [1, 2, 3, 4, 256])
+def test_a_misreading_is_never_looked_at_again_in_a_batch_of_the_same_size(batch):
+    sizes = []
+
+    class Wrong(nn.Module):
+        def forward(self, images):
+            sizes.append(len(images))
+            return torch.tensor([0.0, 1.0]).expand(len(images), -1)
+
+    reading = read(
+        [Wrong()], torch.rand(2 * batch, 3, 2, 2), torch.zeros(2 * batch, dtype=torch.long), batch
+    )
+    assert (reading.unconfirmed, sizes[:2]) == (0, [batch, batch])
+    assert batch not in sizes[2:]
 
 
 def test_indicators_count_what_makes_an_attack_fail():

@@ -35,6 +35,10 @@ class _Actor:
     def ready(self) -> None:
         """Returns once the actor has a machine."""
 
+    def leave(self) -> None:
+        """Ends the actor, which frees its device."""
+        ray.actor.exit_actor()
+
     def run(self, unit: Any) -> Finished[Any] | Failed[Any]:
         """One unit, its exception turned into a value."""
         return attempt(self.worker, unit)
@@ -70,9 +74,8 @@ class _Pool(Generic[Unit]):
         self.ledger = Ledger()
         # What each actor owes: the actor and its unit's id, None while it starts.
         self.busy: dict[Any, tuple[Any, str | None]] = {}
-        # Actors given up before they stood, by what tells that they do: a kill can miss an actor that is
-        # being made, and what survived it would hold its device for ever.
-        self.given_up: dict[Any, Any] = {}
+        # Actors given up before they stood, and what tells that they have left.
+        self.leaving: list[tuple[Any, Any]] = []
         self.starts_lost = 0
         self.heard = time.monotonic()
 
@@ -89,10 +92,8 @@ class _Pool(Generic[Unit]):
         for _ in range(min(room - len(self.busy), idle)):
             self._hire()
         for done in starting[: max(0, len(self.busy) - room, -idle)]:
-            actor, _ = self.busy.pop(done)
-            ray.kill(actor)
-            self.given_up[done] = actor
-        self._see_off()
+            self._let_go(self.busy.pop(done)[0])
+        self._forget_the_gone()
 
     def advance(self) -> Iterator[Finished[Unit] | Failed[Unit]]:
         """Wait a little for one actor, take its account, give it the next unit."""
@@ -127,15 +128,25 @@ class _Pool(Generic[Unit]):
 
     def dismiss(self) -> None:
         """End the actors that are left."""
-        for actor in (*(actor for actor, _ in self.busy.values()), *self.given_up.values()):
-            ray.kill(actor)
+        for actor, unit in self.busy.values():
+            if unit is None:
+                self._let_go(actor)
+            else:
+                ray.kill(actor)
 
-    def _see_off(self) -> None:
-        """Kill again what stood up after it was given up; of the rest Ray says here that it is dead."""
-        waiting = list(self.given_up)
-        stood, _ = ray.wait(waiting, num_returns=len(waiting), timeout=0) if waiting else ([], [])
-        for done in stood:
-            ray.kill(self.given_up.pop(done))
+    def _let_go(self, actor: Any) -> None:
+        """End an actor that is not known to stand: it leaves by itself, first thing when it does.
+
+        A kill may cross with the grant of its place. Ray then holds the actor for dead, and its device is
+        taken for as long as the job lasts: a training that waits for it would wait for ever.
+        """
+        self.leaving.append((actor.leave.remote(), actor))
+
+    def _forget_the_gone(self) -> None:
+        if self.leaving:
+            goodbyes = [goodbye for goodbye, _ in self.leaving]
+            _, left = ray.wait(goodbyes, num_returns=len(goodbyes), timeout=0)
+            self.leaving = [(goodbye, actor) for goodbye, actor in self.leaving if goodbye in left]
 
     def _hire(self) -> None:
         bundle = self.devices.bundle()

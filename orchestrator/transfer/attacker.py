@@ -17,6 +17,7 @@ from orchestrator.transfer.climb import Moved, climb
 from orchestrator.transfer.held import Models, Pixels, Shards
 from orchestrator.transfer.indicators import look
 from orchestrator.transfer.judge import read
+from orchestrator.transfer.moved import drop_rows
 from orchestrator.transfer.parts import in_parts
 from orchestrator.transfer.work import WorkUnit
 
@@ -43,20 +44,23 @@ class Attacker:
         """
         attack = attack_from(unit.settings)
         source, points = self._source(unit, attack, shard), self._points(unit, shard)
-        told: dict[str, Any] = {"silent": 0, "unconfirmed": 0}
+        told: dict[str, Any] = {"silent": 0, "unconfirmed": 0, "findings": source.findings}
 
         def attacked(rows: Int[Tensor, " rows"]) -> Moved:
             part, few = source.part(rows), points.part(rows)
             moved = climb(attack, part, few, unit.ladder)
             return self._judged(part, few, moved, source.batch, told)
 
-        calls = sum(attack.calls(int(shard.labels.max()) + 1)) if len(shard.names) else 0
-        if calls * len(shard.names) >= _LONG:
-            moved = in_parts(self.store, unit.attack_unit, shard.images, 2 * source.batch, attacked)
+        if _long(attack, shard):
+            moved = in_parts(self.store, unit.attack_unit, shard.images, 2 * source.batch, attacked, told)
         else:
             moved = attacked(torch.arange(len(shard.names), device=shard.images.device))
-        told |= {"indicators": asdict(look(source, points)), "findings": dict(source.findings)}
-        return moved, told
+        return moved, {**told, "indicators": asdict(look(source, points))}
+
+    def forget(self, unit: WorkUnit, shard: Pixels) -> None:
+        """Remove what was kept on the way, once the unit is committed."""
+        if _long(attack_from(unit.settings), shard):
+            drop_rows(self.store, unit.attack_unit)
 
     def _judged(
         self, source: Source, points: Points, moved: Moved, batch: int, told: dict[str, Any]
@@ -75,9 +79,9 @@ class Attacker:
         return Points.of(shard.images, shard.labels, seeds)
 
     def _source(self, unit: WorkUnit, attack: Attack, shard: Pixels) -> Source:
-        size = shard.images.shape[-1]
+        size, reached_into = shard.images.shape[-1], "vit" in attack.needs
         return Source(
-            [self.models.get(member) for member in unit.source.members],
+            [self.models.get(member, reached_into=reached_into) for member in unit.source.members],
             len(shard.names),
             batch=max(_AT_A_TIME, min(_AT_MOST, _AT_A_TIME * 224**2 // size**2)),
             combine=unit.source.combine if isinstance(unit.source, Ensemble) else "logits",
@@ -97,3 +101,8 @@ class Attacker:
             examples = (own.images, own.labels)
         plain = self.models.get(known.plain) if "plain" in attack.needs else None
         return Knowledge(plain=plain, block_size=known.block_size, examples=examples)
+
+
+def _long(attack: Attack, shard: Pixels) -> bool:
+    calls = sum(attack.calls(int(shard.labels.max()) + 1)) if len(shard.names) else 0
+    return calls * len(shard.names) >= _LONG

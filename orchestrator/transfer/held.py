@@ -30,10 +30,15 @@ class Models:
     compiled: bool = False
     _held: "OrderedDict[tuple[str, ...], tuple[Any, int]]" = field(default_factory=OrderedDict)
 
-    def get(self, ref: ModelRef) -> nn.Module:
-        """The model, frozen and in eval mode, on the device."""
+    def get(self, ref: ModelRef, *, reached_into: bool = False) -> nn.Module:
+        """The model, frozen and in eval mode, on the device.
+
+        Args:
+            ref: which.
+            reached_into: by hooks on its parts, of which compiled code knows nothing; so not compiled.
+        """
         model: nn.Module = self._hold((ref.address,), lambda: self.load(self.store, ref), self._faster)
-        return model
+        return getattr(model, "_orig_mod", model) if reached_into else model
 
     def together(self, refs: Sequence[ModelRef], load: LoadTogether) -> LoraBatch:
         """LoRA models that share their base, as one; not compiled, as parts of it are read alone."""

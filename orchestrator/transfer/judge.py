@@ -72,8 +72,8 @@ def _confirmed(
 ) -> Reading:
     """Classes, of which a misreading that another batch size does not repeat is taken back."""
     wrong = (classes != labels).nonzero()[:, 0]
-    # Never the same size: one more than half of it, and of a batch of one, two.
-    again = _in_batches(readers, images[wrong], labels[wrong], batch // 2 + 1 if batch > 1 else 2)
+    # Never the same size: one more than half of it; of a batch of two, one, and of one, two.
+    again = _in_batches(readers, images[wrong], labels[wrong], batch // 2 + 1 if batch > 2 else 3 - batch)
     unconfirmed = again == labels[wrong]
     classes[wrong[unconfirmed]] = labels[wrong[unconfirmed]]
     return Reading(classes, int(unconfirmed.sum()))

@@ -73,9 +73,9 @@ def drop_moved(store: ArtifactStore, unit: AttackUnit) -> None:
     store.delete(unit.address)
 
 
-def drop_rows(store: ArtifactStore, unit: AttackUnit, rows: Iterable[str]) -> None:
+def drop_rows(store: ArtifactStore, unit: AttackUnit) -> None:
     """Remove what was kept half-way."""
-    for name in rows:
+    for name in begun_rows(store, unit):
         store.delete(_place(unit, name))
 
 

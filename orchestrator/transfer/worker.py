@@ -88,6 +88,7 @@ class TransferWorker:
         fooled, before = int(moved.fooled(shard.labels)[-1].sum()), told.pop("seconds", 0.0)
         if isinstance(unit, AttackUnit):
             save_moved(self.store, unit, moved, {**told, "seconds": time.monotonic() - started})
+            self.attacker.forget(work, shard)
             return UnitAccount(len(shard.names), fooled, 0)
         # Whoever reads images kept for good did not make them: their seconds are counted once, here.
         of_attack = {**told, "seconds": 0.0}
@@ -99,6 +100,8 @@ class TransferWorker:
             keep_for_good(self.store, work.attack_unit, moved, shard, of_attack)
         if work.kept:
             drop_moved(self.store, work.attack_unit)
+        else:
+            self.attacker.forget(work, shard)
         return UnitAccount(len(shard.names), fooled, len(work.targets), first)
 
     def _kept(self, unit: WorkUnit, shard: Pixels) -> tuple[Moved, dict[str, Any]] | None:
