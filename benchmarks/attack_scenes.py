@@ -1,4 +1,4 @@
-"""Scenes of the attack benches: keyed digits models in a store, and the ResNet in the wheel of pyautoattack."""
+"""Scenes of the attack benches: keyed digits models in a store, and the ResNet in pyautoattack's wheel."""
 
 import functools
 from collections.abc import Callable, Iterable

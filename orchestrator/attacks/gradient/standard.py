@@ -18,6 +18,8 @@ from orchestrator.attacks.source import Access, Source
 from orchestrator.attacks.targets import likeliest
 from orchestrator.attacks.threat import Norm, Threat
 
+_ABREAST = 8  # of Square: late windows in eighths of the batches lower the lead all but as far
+
 
 @dataclass(frozen=True, kw_only=True)
 class Standard:
@@ -59,7 +61,7 @@ class Standard:
         self._ascend(source, points, threat, answer, wrong)
         fab = FabTargeted(steps=self.steps, targets=self.targets, give_up=self.give_up)
         fab.cross(source, points, threat, answer, wrong)
-        square = Square(queries=self.queries, give_up=self.give_up)
+        square = Square(queries=self.queries, give_up=self.give_up, abreast=_ABREAST)
         standing = (~answer.misread).nonzero()[:, 0]
         square.search(source, points.stage(1 + self.targets), threat, answer, standing)
         worst = torch.where(per_image(answer.misread), answer.worst, points.images)

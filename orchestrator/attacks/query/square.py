@@ -19,11 +19,10 @@ from orchestrator.attacks.source import Access, Seen, Source
 from orchestrator.attacks.starts import unit_steps
 from orchestrator.attacks.threat import Norm, Threat, project
 from orchestrator.attacks.walk import keep_full
+from orchestrator.errors import StudyError
 
 _FIRST_REVIEW = 256  # queries; an image is given up after twice as many at the earliest
-# From so many queries on, so many windows are tried on an image at a time; both powers of two, so that
-# reviews are met.
-_ABREAST_FROM, _ABREAST = 512, 16
+_ABREAST_FROM = 256
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,10 +30,7 @@ class Square:
     """Square Attack (Andriushchenko et al. 2020, arXiv 1912.00049) on the margin, for ℓ∞ and ℓ2.
 
     It asks for logits alone, so a model that hides its gradients hides nothing from it. Windows lie
-    wherever they fit, as in the paper; the authors' code leaves out the last row and column. From query
-    512 on sixteen windows are tried on the same image at a time and the best is kept, where the paper tries
-    one after another: few help by then, and the last images standing would come to thousands of batches
-    of one.
+    wherever they fit, as in the paper; the authors' code leaves out the last row and column.
 
     Args:
         queries: windows tried, one forward pass each.
@@ -42,9 +38,12 @@ class Square:
         rescaled: shrink the windows as fast as suits this many queries, not 10,000.
         early: leave an image alone as soon as it is misread.
         give_up: leave an image whose lead falls too slowly to be lost within the queries.
+        abreast: from query 256 on, when few windows help, so many are tried on the same image at a time
+            and the best is kept; one after another, as in the paper, if 1. The last images standing
+            otherwise come to thousands of batches of one.
 
     Raises:
-        StudyError: queries below 1, or p_init outside (0, 1].
+        StudyError: queries below 1, p_init outside (0, 1], or abreast not a power of two up to 256.
     """
 
     norms: ClassVar[frozenset[Norm]] = frozenset({"linf", "l2"})
@@ -55,10 +54,16 @@ class Square:
     rescaled: bool = False
     early: bool = True
     give_up: bool = False
+    abreast: int = 1
 
     def __post_init__(self) -> None:
-        at_least(1, self, "queries")
+        at_least(1, self, "queries", "abreast")
         share(self, "p_init")
+        # Reviews come after powers of two.
+        if _ABREAST_FROM % self.abreast:
+            raise StudyError(
+                f"Setting abreast of square is {self.abreast}. Give a power of two up to {_ABREAST_FROM}."
+            )
 
     def __call__(self, source: Source, points: Points, threat: Threat) -> Found:
         """Images inside ``threat``; of all tried, the best by cross-entropy."""
@@ -130,7 +135,7 @@ class Searching:
 
     def step(self, state: Search, here: Int[Tensor, " rows"]) -> Bool[Tensor, " rows"]:
         """Show every row's start or its next windows, and keep the best; which rows are at their end."""
-        tried = torch.where(state.looks < _ABREAST_FROM, 1, _ABREAST)
+        tried = torch.where(state.looks < _ABREAST_FROM, 1, self.settings.abreast)
         tried = tried.minimum(self.settings.queries + 1 - state.looks)
         trial = self._trial(state, tried)
         seen = self._look(trial, here, state.labels)
@@ -181,8 +186,8 @@ class Searching:
         lead = torch.where(lead.isnan(), torch.inf, lead)
         lowest = state.lead.scatter_reduce(0, trial.row, lead, "amin")
         lowered = (lead < state.lead[trial.row]) & (lead == lowest[trial.row])
-        place = torch.where(lowered, trial.number, _ABREAST)
-        first = torch.full_like(state.looks, _ABREAST).scatter_reduce(0, trial.row, place, "amin")
+        place = torch.where(lowered, trial.number, _ABREAST_FROM)
+        first = torch.full_like(state.looks, _ABREAST_FROM).scatter_reduce(0, trial.row, place, "amin")
         kept = (lowered & (trial.number == first[trial.row])).nonzero()[:, 0]
         state.best = state.best.index_copy(0, trial.row[kept], trial.shown[kept])
         state.lead = lowest
