@@ -160,7 +160,7 @@ class Searching:
         """As many at a time as the source takes."""
         parts = [
             self.source.look(trial.shown[some], here[trial.row[some]], labels[trial.row[some]])
-            for some in torch.arange(len(trial.row), device=here.device).split(self.source.batch)
+            for some in torch.split(torch.arange(len(trial.row), device=here.device), self.source.batch)
         ]
         if len(parts) == 1:
             return parts[0]
@@ -176,7 +176,7 @@ class Searching:
         self.source.saw_misread(rows[seen.misread])
         wanted = seen.misread | (losses > self.answer.best_loss[rows])
         # An offer holds a row once.
-        for number in trial.number[wanted].unique():
+        for number in sorted(set(trial.number[wanted].tolist())):
             some = wanted & (trial.number == number)
             self.answer.offer(rows[some], trial.shown[some], losses[some], seen.misread[some])
 
