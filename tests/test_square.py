@@ -5,7 +5,7 @@ from dataclasses import replace
 import jaxtyping
 import pytest
 import torch
-from attack_scene import THREATS, Recorder, scene
+from attack_scene import THREATS, Recorder, RowByRow, scene
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pyautoattack.square import SquareAttack
@@ -18,6 +18,7 @@ from orchestrator.attacks.query.square import Square
 from orchestrator.attacks.query.windows import Window, bump, halvings, window_sides
 from orchestrator.attacks.source import Source
 from orchestrator.attacks.threat import Threat, check_threat
+from orchestrator.errors import StudyError
 
 # Wide enough for a few hundred queries to break some images.
 EUCLIDEAN = {name: Threat(name, 6 * THREATS[name].epsilon) for name in ("linf", "l2")}
@@ -151,12 +152,34 @@ def test_square_answers_the_misread_image_it_showed_last_and_nothing_more_is_ask
     assert losses[1] > losses[0]
 
 
+@each_threat
+@pytest.mark.parametrize("batch", [64, 5])
 @pytest.mark.usefixtures("without_type_checks")
-def test_square_gives_up_what_stands_still_and_nothing_it_would_break():
+def test_late_windows_tried_eight_at_a_time_give_the_same_answer_and_cost_in_any_batch(threat, batch):
+    narrow = replace(threat, epsilon=threat.epsilon / 12)
+    here, attack = scene(n=4).behind(RowByRow), Square(queries=300, rescaled=True, abreast=8)
+    together = here.source()
+    found = attack(together, here.points(), narrow)
+    assert (together.forwards == 301).all()
+    for row in range(4):
+        alone = here.of([row]).behind(Recorder)
+        source = alone.source(batch=batch)
+        again = attack(source, alone.points(), narrow)
+        assert torch.equal(again.best[0], found.best[row])
+        assert torch.equal(again.worst[0], found.worst[row])
+        assert source.forwards.item() == 301
+        late = [8] * 5 + [5] if batch == 64 else [5, 3] * 5 + [5]
+        assert [len(shown) for shown in alone.model.shown] == [1] * 256 + late
+
+
+@pytest.mark.parametrize("abreast", [1, 8])
+@pytest.mark.usefixtures("without_type_checks")
+def test_square_gives_up_what_stands_still_and_nothing_it_would_break(abreast):
     here, threat = scene(n=24), Threat("linf", 8 / 255)
     whole, less = here.source(), here.source()
-    broken = here.fallen(Square(queries=2500, rescaled=True)(whole, here.points(), threat).worst)
-    attack = Square(queries=2500, rescaled=True, give_up=True)
+    square = Square(queries=2500, rescaled=True, abreast=abreast)
+    broken = here.fallen(square(whole, here.points(), threat).worst)
+    attack = replace(square, give_up=True)
     assert torch.equal(here.fallen(attack(less, here.points(), threat).worst), broken)
     assert broken.sum() > 6
     assert torch.equal(less.forwards[broken], whole.forwards[broken])
@@ -170,6 +193,12 @@ def test_square_gives_up_what_stands_still_and_nothing_it_would_break():
 class _ToWhole(nn.Module):
     def forward(self, logits):
         return logits.round()
+
+
+def test_square_refuses_as_many_windows_abreast_as_would_pass_its_reviews_by():
+    for wrong in (3, 512):
+        with pytest.raises(StudyError, match="power of two up to 256"):
+            Square(abreast=wrong)
 
 
 @given(

@@ -12,12 +12,13 @@ from orchestrator.attacks.attack import Calls, Need, Points
 from orchestrator.attacks.gradient.apgd_run import ApgdRun
 from orchestrator.attacks.gradient.fab import FabTargeted
 from orchestrator.attacks.losses import cross_entropy, targeted_dlr
-from orchestrator.attacks.query.square import Square, SquareWalk
+from orchestrator.attacks.query.square import Square
 from orchestrator.attacks.settings import at_least, share
 from orchestrator.attacks.source import Access, Source
 from orchestrator.attacks.targets import likeliest
 from orchestrator.attacks.threat import Norm, Threat
-from orchestrator.attacks.walk import walk
+
+_ABREAST = 8  # of Square: late windows in eighths of the batches lower the lead all but as far
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,9 +61,9 @@ class Standard:
         self._ascend(source, points, threat, answer, wrong)
         fab = FabTargeted(steps=self.steps, targets=self.targets, give_up=self.give_up)
         fab.cross(source, points, threat, answer, wrong)
-        square = SquareWalk(Square(queries=self.queries, give_up=self.give_up), threat)
+        square = Square(queries=self.queries, give_up=self.give_up, abreast=_ABREAST)
         standing = (~answer.misread).nonzero()[:, 0]
-        walk(source, points.stage(1 + self.targets), square, answer, early=True, rows=standing)
+        square.search(source, points.stage(1 + self.targets), threat, answer, standing)
         worst = torch.where(per_image(answer.misread), answer.worst, points.images)
         return Found(worst, answer.best)
 
