@@ -10,7 +10,8 @@ import numpy as np
 from orchestrator.models.ensemble import member_names
 from orchestrator.models.ref import PLAIN
 from orchestrator.report.summary import StudySummary
-from orchestrator.transfer.matrix import Cell, Interval, Panel
+from orchestrator.statistics.proportion import Interval
+from orchestrator.transfer.matrix import Cell, Panel
 
 # What a missing cell reads as: nothing was counted, so every rate of it is nan.
 _NOTHING = Cell(n=0, clean_correct=0, adv_correct=0, eligible=0, fooled=0)

@@ -29,7 +29,8 @@ from orchestrator.report.tables import (
 )
 from orchestrator.report.verdict import Headline, lead, read_headline, sentence
 from orchestrator.report.wording import panel_words, percent, picture_name, share
-from orchestrator.transfer.matrix import CELL, COUNTS, TransferMatrix, wilson
+from orchestrator.statistics.proportion import wilson
+from orchestrator.transfer.matrix import CELL, COUNTS, TransferMatrix
 
 # Up to here a page lists every pair; beyond, every model, and matrix.csv holds the pairs.
 _MOST_LISTED = 40
