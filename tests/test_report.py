@@ -23,13 +23,13 @@ from orchestrator.report.tables import key_table, matrix_table, settings_table, 
 from orchestrator.report.verdict import lead, read_headline, sentence
 from orchestrator.report.wording import duration, picture_name, threat_words
 from orchestrator.statistics.proportion import wilson
+from orchestrator.transfer.counting import build_matrix
 from orchestrator.transfer.matrix import (
     CELL,
     COUNTS,
     MATRIX_SCHEMA,
     Panel,
     TransferMatrix,
-    build_matrix,
 )
 from orchestrator.transfer.outcomes import OUTCOME_SCHEMA
 

@@ -1,10 +1,10 @@
 """Components: how much of the spread between pairs comes from sources, targets, pairs, and images drawn.
 
 The model is that of round robins (Warner, Kenny & Stoto 1979): a rate is a mean, what its source brings,
-what its target brings, and a rest; a key may be both, and what it brings as either may go together. Half the
-mean squared difference of two rates estimates the sum of what they do not share: two pairs without a key
-in common tell all three, two of one source leave the source out. So all estimates are unbiased, with any
-pairs missing, after Owen & Gao (2017, arXiv 1510.04923).
+what its target brings, and a rest; a key may be both, and what it brings as either may go together.
+Half the mean squared difference of two rates estimates the sum of what they do not share: two pairs
+without a key in common tell all three, two of one source leave the source out. So all estimates are
+unbiased, with any pairs missing, after Owen & Gao (2017, arXiv 1510.04923).
 """
 
 import math
