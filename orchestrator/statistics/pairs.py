@@ -92,9 +92,11 @@ def _touching(
     groups: int,
 ) -> Float[np.ndarray, " groups"]:
     """Sums over the pairs that a group is the source or the target of, each pair once."""
-    total = np.bincount(source, weight, groups + 1) + np.bincount(target, weight, groups + 1)
     inside = source == target
-    return (total - np.bincount(source[inside], weight[inside], groups + 1))[:groups]
+    sides = ((source, weight), (target, weight), (source[inside], -weight[inside]))
+    sums = [np.bincount(side, of, groups + 1).astype(float) for side, of in sides]  # of none are int
+    total: Float[np.ndarray, " groups"] = sums[0] + sums[1] + sums[2]
+    return total[:groups]
 
 
 def _fewest(source: Int[np.ndarray, " pairs"], target: Int[np.ndarray, " pairs"], groups: int) -> int:
