@@ -3,8 +3,8 @@
     python benchmarks/coverage.py [--draws 300] [--images 150]
 
 Fleets are drawn from known chances (tests/fleet_world.py). Compared: the interval of orchestrator/statistics;
-the percentiles of a bootstrap that weighs keys and images at once (Owen & Eckles 2012, arXiv 1106.2125); the
-same with its standard error widened by Student's t (after Hesterberg 2015, arXiv 1411.5279).
+the percentiles of a bootstrap that weighs keys and images at once (Owen & Eckles 2012, arXiv 1106.2125);
+and its standard error widened by Student's t (after Hesterberg 2015, arXiv 1411.5279).
 """
 
 import argparse

@@ -35,8 +35,8 @@ def attacker_table(summary: StudySummary) -> Table:
         note="Fooling rates in %, means over pairs of source and target. Own: the target is the source or "
         "one of its members. Others: the attacker has neither the target's weights nor its key. More: than "
         "the attack that stands first for the same threat, method and source, on the same keys and "
-        f"images, in points. {reach(told)} AutoAttack moves only what it breaks and stops there, so its own "
-        "rate is 100 % wherever anything fell, and robust accuracy is what to read there.",
+        f"images, in points. {reach(told)} AutoAttack moves only what it breaks and stops there, so its "
+        "own rate is 100 % wherever anything fell, and robust accuracy is what to read there.",
         header=[
             "Attack",
             "Threat",

@@ -42,7 +42,8 @@ _NO_CONTROLS = (
 def _sentences(effect: KeyEffect) -> list[str]:
     told = [
         f"Images made on a key's model fool that model {share(effect.own.value)} of the time, the "
-        f"same key trained anew {share(effect.same_key.value)}, and another key {share(effect.other.value)}."
+        f"same key trained anew {share(effect.same_key.value)}, and another key "
+        f"{share(effect.other.value)}."
     ]
     if math.isfinite(effect.by_key.value):
         told.append(
@@ -52,8 +53,8 @@ def _sentences(effect: KeyEffect) -> list[str]:
         )
     else:
         told = [
-            f"Images made on a key's model fool that model {share(effect.own.value)} of the time and another "
-            f"key {share(effect.other.value)}. Without a same-key control nothing tells whether the key or "
+            f"Images made on a key's model fool that model {share(effect.own.value)} of the time and "
+            f"another key {share(effect.other.value)}. Without a same-key control nothing tells whether the key or "
             "training anew makes the difference."
         ]
     if math.isfinite(effect.against_no_key.value):
