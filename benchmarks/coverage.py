@@ -2,7 +2,7 @@
 
     python benchmarks/coverage.py [--draws 300] [--images 150]
 
-Fleets are drawn from known chances (tests/fleet_world.py). Compared: the interval of orchestrator/statistics;
+Fleets are drawn from known chances (tests/fleet_world.py). Compared: the interval of our own statistics;
 the percentiles of a bootstrap that weighs keys and images at once (Owen & Eckles 2012, arXiv 1106.2125);
 and its standard error widened by Student's t (after Hesterberg 2015, arXiv 1411.5279).
 """

@@ -54,8 +54,8 @@ def _sentences(effect: KeyEffect) -> list[str]:
     else:
         told = [
             f"Images made on a key's model fool that model {share(effect.own.value)} of the time and "
-            f"another key {share(effect.other.value)}. Without a same-key control nothing tells whether the key or "
-            "training anew makes the difference."
+            f"another key {share(effect.other.value)}. Without a same-key control nothing tells whether "
+            "the key or training anew makes the difference."
         ]
     if math.isfinite(effect.against_no_key.value):
         told.append(

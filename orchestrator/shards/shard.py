@@ -3,7 +3,7 @@
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -12,6 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from orchestrator.errors import DamagedArtifact, DataError
+from orchestrator.seeds import derive_seed
 from orchestrator.shards.pixels import canonical_pixels, decode_image
 from orchestrator.shards.sources import Item, RawImage, Split, open_source
 from orchestrator.shards.table import read_table, table_bytes
@@ -19,6 +20,7 @@ from orchestrator.store.artifacts import ArtifactStore, open_store
 from orchestrator.store.record import ArtifactRecord, FileEntry
 
 IMAGES_FILE = "images.parquet"
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -183,7 +185,8 @@ def plan_shards(
     """The shards of a split: ``rows`` images each, of the first ``limit`` images (0 = all).
 
     Where a limit is given, the images are spread evenly over the split, so that a data set sorted by
-    class gives every class its share.
+    class gives every class its share. Which of the shards that are attacked an image is in is drawn from
+    its name: a study may stop after some of them, and these must not be of the first classes.
 
     Raises:
         DataError: the split is missing or empty, or a label is outside 0..classes-1.
@@ -197,6 +200,8 @@ def plan_shards(
     check_labels(items, classes, data)
     if 0 < limit < len(items):
         items = [items[place * len(items) // limit] for place in range(limit)]
+    if split == "eval":
+        items = _dealt(items, rows)
     return [
         Shard(
             split=split,
@@ -221,6 +226,12 @@ def check_labels(items: Sequence[Item], classes: int, data: str) -> None:
         )
 
 
-def _chunks(items: Sequence[Item], rows: int) -> Iterator[Sequence[Item]]:
+def _dealt(items: Sequence[Item], rows: int) -> list[Item]:
+    """The same items, dealt to shards of ``rows`` by chance; in each in their old order, to read ahead."""
+    mixed = sorted(range(len(items)), key=lambda place: derive_seed(0, "deal", *items[place][:2]))
+    return [items[place] for chunk in _chunks(mixed, rows) for place in sorted(chunk)]
+
+
+def _chunks(items: Sequence[T], rows: int) -> Iterator[Sequence[T]]:
     for start in range(0, len(items), rows):
         yield items[start : start + rows]
