@@ -21,7 +21,7 @@ FLOW = [
     *(
         f"orchestrator/{room}"
         for room in (
-            *("keys", "store", "shards", "models", "training"),
+            *("keys", "store", "statistics", "shards", "models", "training"),
             *("attacks", "attacks/gradient", "attacks/query", "attacks/transfer", "attacks/adaptive"),
             *("attacks/oracle", "transfer", "report", "cluster", "pipeline", "checkup"),
         )

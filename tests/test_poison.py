@@ -662,12 +662,12 @@ def _as_outcomes(content: bytes, root: Path) -> str:
     return told(count_outcomes, root, content)
 
 
-def test_outcomes_that_name_one_value_a_million_times_are_damage(bounded, place: Path) -> None:
+def test_outcomes_that_name_one_value_a_million_times_are_counted_row_by_row(bounded, place: Path) -> None:
     table = pa.concat_tables([outcomes()] * 1000)
     table = table.set_column(0, "image", repeated(MEGABYTE, len(table)))
     content = parquet(table, compression="zstd", store_schema=False)
     assert len(content) < MEGABYTE
-    assert "268435456 are allowed" in bounded(_as_outcomes, content, place)
+    assert bounded(_as_outcomes, content, place) == ""
 
 
 def bomb(form: str) -> bytes:

@@ -12,7 +12,6 @@ import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.stats import binomtest
 
 from orchestrator.attacks.threat import Threat
 from orchestrator.report.figures import heatmap_png
@@ -23,14 +22,14 @@ from orchestrator.report.summary import ModelLine, StageLine, StudySummary
 from orchestrator.report.tables import key_table, matrix_table, settings_table, stage_table
 from orchestrator.report.verdict import lead, read_headline, sentence
 from orchestrator.report.wording import duration, picture_name, threat_words
+from orchestrator.statistics.proportion import wilson
+from orchestrator.transfer.counting import build_matrix
 from orchestrator.transfer.matrix import (
     CELL,
     COUNTS,
     MATRIX_SCHEMA,
     Panel,
     TransferMatrix,
-    build_matrix,
-    wilson,
 )
 from orchestrator.transfer.outcomes import OUTCOME_SCHEMA
 
@@ -121,19 +120,6 @@ class Page(HTMLParser):
 
     def handle_endtag(self, tag):
         assert self.open.pop() == tag
-
-
-@pytest.mark.parametrize(("hits", "trials"), [(0, 1), (0, 50), (7, 40), (50, 50), (812, 1000)])
-def test_wilson_agrees_with_scipy(hits, trials):
-    known = binomtest(hits, trials).proportion_ci(method="wilson")
-    ours = wilson(hits, trials)
-    assert ours.rate == hits / trials
-    assert ours.low == pytest.approx(known.low, abs=1e-6)
-    assert ours.high == pytest.approx(known.high, abs=1e-6)
-
-
-def test_wilson_of_nothing_is_nan():
-    assert all(math.isnan(end) for end in wilson(0, 0))
 
 
 OUTCOMES = st.lists(

@@ -205,3 +205,16 @@ def test_pixels_come_back_as_uint8_in_order(store: LocalStore) -> None:
     assert batch.pixels.shape == (4, 3, 16, 16)
     assert batch.pixels.dtype == torch.uint8
     assert batch.labels.tolist() == [item.label for item in shard.items]
+
+
+def test_attacked_shards_are_of_all_classes_though_the_data_are_sorted(tmp_path: Path) -> None:
+    write_parquet(tmp_path / "train.parquet", 3)
+    write_parquet(tmp_path / "val.parquet", 90, labels=sorted(number % 3 for number in range(90)))
+    shards = plan_shards(str(tmp_path), "eval", **{**SETTINGS, "rows": 30})
+    for shard in shards:
+        assert {item.label for item in shard.items} == {0, 1, 2}
+        assert list(shard.items) == sorted(shard.items)
+    assert sorted(item for shard in shards for item in shard.items) == open_source(str(tmp_path)).items(
+        "eval"
+    )
+    assert len(plan_shards(str(tmp_path), "eval", **{**SETTINGS, "rows": 90})[0].items) == 90

@@ -2,21 +2,21 @@
 
 import contextlib
 import functools
-import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from orchestrator.errors import DamagedArtifact, NotCommitted, StoreError
 from orchestrator.models.ref import PLAIN
+from orchestrator.pipeline.draws import draw_files, draws_for, table_bytes, with_draws
 from orchestrator.store.artifacts import ArtifactStore
 from orchestrator.store.bulk import in_order
-from orchestrator.store.parquet import read_exactly, told_as
+from orchestrator.store.parquet import read_exactly, stream_exactly, told_as
 from orchestrator.store.record import ArtifactRecord, FileEntry, recipe_digest
-from orchestrator.transfer.matrix import MATRIX_SCHEMA, TransferMatrix, build_matrix
+from orchestrator.transfer.counting import COLUMNS, Count
+from orchestrator.transfer.matrix import MATRIX_SCHEMA, TransferMatrix
 from orchestrator.transfer.outcomes import OUTCOME_SCHEMA
 from orchestrator.transfer.work import Scored
 from orchestrator.transfer.worker import OUTCOMES_FILE
@@ -24,9 +24,9 @@ from orchestrator.transfer.worker import OUTCOMES_FILE
 MATRIX, MATRIX_FILE = "matrix", "matrix.parquet"
 # Outcome files read at once: small ones, so that waiting for a remote store is most of the time.
 _READERS = 16
+# What outcome files that were read ahead may take: of large ones few are.
+_AHEAD_BYTES = 2**28
 _REPLACE_TRIES = 5
-# Of an outcome file, unpacked: two million rows, twenty times a large unit, for each reader.
-_MOST_BYTES = 2**28
 
 
 def tally(store: ArtifactStore, scored: Sequence[Scored]) -> TransferMatrix:
@@ -37,17 +37,36 @@ def tally(store: ArtifactStore, scored: Sequence[Scored]) -> TransferMatrix:
     Raises:
         DamagedArtifact: outcomes differ from their record, or are not outcome rows.
     """
-    recipe = {"outcomes": {part.address: _counted(part) for part in scored}}
+    cells = count_cells(scored)
+    draws = draws_for(cells)
+    recipe = {"outcomes": {part.address: _counted(part) for part in scored}, "draws": draws}
     if is_committed(store, MATRIX, recipe):
         with contextlib.suppress(DamagedArtifact):  # then it is counted again
-            return _read_matrix(store)
-    matrix = build_matrix(in_order(functools.partial(_rows, store), scored, _READERS))
-    sink = io.BytesIO()
-    pq.write_table(matrix.table, sink, compression="zstd")
+            return _read_matrix(store, draws)
+    count = Count(draws, cells)
+    largest = max((part.record.files[OUTCOMES_FILE].size_bytes for part in scored), default=0)
+    readers = max(1, min(_READERS, _AHEAD_BYTES // max(1, 2 * largest)))
+    read = functools.partial(_content, store)
+    for part, content in zip(scored, in_order(read, scored, readers), strict=True):
+        with told_as(DamagedArtifact, f"{part.address} is not outcomes", "Delete it and rerun."):
+            for rows in _rows(part, content):
+                count.add(rows)
+    matrix = count.matrix()
     seconds = sum(part.record.told("seconds", float, part.address) for part in scored)
     told = {"attack_seconds": seconds, "units": len(scored)}
-    replace_artifact(store, MATRIX, recipe, {MATRIX_FILE: sink.getvalue()}, told)
+    files = {MATRIX_FILE: table_bytes(matrix.table), **draw_files(matrix)}
+    replace_artifact(store, MATRIX, recipe, files, told)
     return matrix
+
+
+def count_cells(scored: Sequence[Scored]) -> int:
+    """How many cells the matrix has at most."""
+    targets: dict[tuple[str, int], frozenset[str]] = {}
+    for part in scored:
+        row = (part.address.rsplit("/", 2)[0], len(part.record.recipe["epsilons"]))
+        before = targets.get(row, frozenset())
+        targets[row] = before if part.targets <= before else before | part.targets
+    return sum(radii * len(labels) for (_, radii), labels in targets.items())
 
 
 def is_committed(store: ArtifactStore, address: str, recipe: Mapping[str, Any]) -> bool:
@@ -86,24 +105,38 @@ def _counted(part: Scored) -> list[str]:
     return [part.record.files[OUTCOMES_FILE].sha256, targets]
 
 
-def _read_matrix(store: ArtifactStore) -> TransferMatrix:
+def _read_matrix(store: ArtifactStore, draws: int) -> TransferMatrix:
     content = store.read(MATRIX, MATRIX_FILE)
     with told_as(DamagedArtifact, f"{MATRIX} is not a matrix", "Delete it and rerun."):
-        return TransferMatrix(read_exactly(content, MATRIX_SCHEMA))
+        return with_draws(
+            read_exactly(content, MATRIX_SCHEMA), functools.partial(store.read, MATRIX), draws
+        )
 
 
-def _rows(store: ArtifactStore, part: Scored) -> pa.Table:
-    content, recipe = store.read(part.address, OUTCOMES_FILE, part.record), part.record.recipe
-    with told_as(DamagedArtifact, f"{part.address} is not outcomes", "Delete it and rerun."):
-        table = read_exactly(content, OUTCOME_SCHEMA, _MOST_BYTES)
-        keyed = pc.binary_join_element_wise(table["target"], table["method"], ".")
-        labels = pc.if_else(pc.equal(table["target"], PLAIN), PLAIN, keyed)
-        source = part.address.rsplit("/", 3)[1].partition(".")[0]
-        expected = {name: [recipe[name]] for name in ("attack", "norm")}
-        expected |= {"epsilon": list(recipe["epsilons"]), "source": [source]}
-        found = {name: table[name] for name in expected} | {"target": labels}
-        for name, known in (expected | {"target": list(recipe["targets"])}).items():
-            strange = [value for value in found[name].unique().to_pylist() if value not in known]
-            if strange:
+def _content(store: ArtifactStore, part: Scored) -> bytes:
+    return store.read(part.address, OUTCOMES_FILE, part.record)
+
+
+def _rows(part: Scored, content: bytes) -> Iterator[pa.RecordBatch]:
+    """The rows that count, checked against what their record says they are of."""
+    recipe = part.record.recipe
+    expected = {name: [recipe[name]] for name in ("attack", "norm")}
+    expected |= {"epsilon": list(recipe["epsilons"])}
+    expected |= {"source": [part.address.rsplit("/", 3)[1].partition(".")[0]]}
+    known = {name: pa.array(values) for name, values in expected.items()}
+    known["target"] = pa.array(list(recipe["targets"]), pa.string())
+    counts = None if part.whole else pa.array(sorted(part.targets), pa.string())
+    for batch in stream_exactly(content, OUTCOME_SCHEMA, COLUMNS):
+        labels = _labels(batch)
+        for name, values in known.items():
+            found = (labels if name == "target" else batch[name]).unique()
+            strange = found.filter(pc.invert(pc.is_in(found, values)))
+            if len(strange):
                 raise ValueError(f"its rows have {name} {strange[0]}, its record has not")
-    return table if part.whole else table.filter(pc.is_in(labels, pa.array(sorted(part.targets))))
+        yield batch if counts is None else batch.filter(pc.is_in(labels, counts))
+
+
+def _labels(batch: pa.RecordBatch) -> pa.Array:
+    """The labels of the rows' targets: a name alone for plain, else with the method."""
+    keyed = pc.binary_join_element_wise(batch["target"], batch["method"], ".")
+    return pc.if_else(pc.equal(batch["target"], PLAIN), PLAIN, keyed)

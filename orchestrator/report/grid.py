@@ -2,15 +2,18 @@
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from statistics import fmean
 
 import numpy as np
 
+from orchestrator.models.control import control_of
 from orchestrator.models.ensemble import member_names
 from orchestrator.models.ref import PLAIN
 from orchestrator.report.summary import StudySummary
-from orchestrator.transfer.matrix import Cell, Interval, Panel
+from orchestrator.statistics.pairs import Pairs
+from orchestrator.statistics.proportion import Interval
+from orchestrator.transfer.matrix import MATRIX_SCHEMA, Cell, Measure, Panel, TransferMatrix
 
 # What a missing cell reads as: nothing was counted, so every rate of it is nan.
 _NOTHING = Cell(n=0, clean_correct=0, adv_correct=0, eligible=0, fooled=0)
@@ -25,6 +28,10 @@ class Grid:
     cells: Mapping[tuple[str, str], Cell]
     ensembles: Sequence[str] = ()
     """Sources of several models, which are no targets and stand beside the grid."""
+    twins: Mapping[str, str] = field(default_factory=dict)
+    """Of each control that has the key of a slot, or its weights, that slot's key id."""
+    matrix: TransferMatrix | None = None
+    """All panels, with their draws where they were counted."""
 
     def cell(self, source: str, target: str) -> Cell:
         """The counts of one pair; all zero where the pair was never tried."""
@@ -32,12 +39,28 @@ class Grid:
 
     @property
     def keys(self) -> list[str]:
-        """The keyed models, in reading order."""
-        return [name for name in self.names if name != PLAIN]
+        """The keyed models, in reading order; controls are apart."""
+        return [name for name in self.names if name != PLAIN and control_of(name) is None]
+
+    @property
+    def controls(self) -> list[str]:
+        """The controls, in reading order."""
+        return [name for name in self.names if control_of(name) is not None]
+
+    @property
+    def clusters(self) -> dict[str, str]:
+        """What every model is left out with, to see how much depends on a key; plain always stays."""
+        models = [*(name for name in self.names if name != PLAIN), *self.ensembles]
+        return {name: self.twins.get(name, name) for name in models}
 
     def others(self, target: str) -> list[str]:
         """The keyed sources a target is compared with: every key but its own."""
-        return [source for source in self.keys if source != target]
+        return [source for source in self.keys if source not in (target, self.twins.get(target))]
+
+    def pairs(self, measure: Measure = "fooling") -> Pairs:
+        """The counts of all pairs with their draws, for means and their intervals."""
+        matrix = self.matrix or TransferMatrix(MATRIX_SCHEMA.empty_table())
+        return matrix.pairs(self.panel, measure)
 
     def fooling(self) -> np.ndarray:
         """Fooling rates in [0, 1], source by target; nan where nothing was eligible."""
@@ -58,6 +81,7 @@ class Grid:
 def lay_out(summary: StudySummary) -> list[Grid]:
     """Every panel of a study as a grid, keys in the order in which the models are listed."""
     listed = dict.fromkeys([PLAIN, *(model.name for model in summary.models)])
+    twins = {model.name: model.twin for model in summary.models if model.twin}
     grids = []
     for panel in summary.matrix.panels():
         cells = summary.matrix.cells(panel)
@@ -65,7 +89,7 @@ def lay_out(summary: StudySummary) -> list[Grid]:
         present = dict.fromkeys(name for pair in cells for name in pair if name not in ensembles)
         unlisted = [name for name in present if name not in listed]
         names = [name for name in listed if name in present] + unlisted
-        grids.append(Grid(panel, names, cells, list(ensembles)))
+        grids.append(Grid(panel, names, cells, list(ensembles), twins, summary.matrix))
     return grids
 
 

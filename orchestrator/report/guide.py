@@ -34,9 +34,10 @@ TERMS = (
     ),
     (
         "Brackets",
-        "95 % Wilson intervals. They cover the choice of images only, neither the choice of keys "
-        "nor the chance in training. The worst pair is the highest of many, so some of its height "
-        "is chance. ± is the sample standard deviation over keys.",
+        "95 % intervals. Those of one pair or model are Wilson's and cover the choice of images only. "
+        "Those of means and differences cover the choice of images and of keys, each with its training, "
+        "wherever three models or more stand behind them. The worst pair is the highest of many, so "
+        "some of its height is chance. ± is the sample standard deviation over keys.",
     ),
 )
 """Words of the report and their meaning."""

@@ -14,9 +14,12 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from orchestrator.report.attackers import attacker_table
+from orchestrator.report.compared import method_table
 from orchestrator.report.figures import DOTS_PER_INCH, heatmap_png
+from orchestrator.report.fleet import fleet_table
 from orchestrator.report.grid import Grid, lay_out
 from orchestrator.report.guide import CAVEATS, TERMS
+from orchestrator.report.key_verdict import judge_key
 from orchestrator.report.paper import table_one, table_two
 from orchestrator.report.summary import StudySummary
 from orchestrator.report.tables import (
@@ -29,7 +32,8 @@ from orchestrator.report.tables import (
 )
 from orchestrator.report.verdict import Headline, lead, read_headline, sentence
 from orchestrator.report.wording import panel_words, percent, picture_name, share
-from orchestrator.transfer.matrix import CELL, COUNTS, TransferMatrix, wilson
+from orchestrator.statistics.proportion import wilson
+from orchestrator.transfer.matrix import CELL, COUNTS, TransferMatrix
 
 # Up to here a page lists every pair; beyond, every model, and matrix.csv holds the pairs.
 _MOST_LISTED = 40
@@ -49,6 +53,7 @@ class Section:
     light: bytes
     dark: bytes
     alt: str
+    fleet: Table
     table: Table
 
     @property
@@ -69,7 +74,13 @@ def write_report(summary: StudySummary) -> dict[str, bytes]:
         "notes": summary.notes,
         "lead": lead(headlines),
         "sections": sections,
-        "papers": [attacker_table(summary), table_one(summary), table_two(summary)],
+        "key_verdicts": [judge_key(grid) for grid in grids if grid.keys],
+        "papers": [
+            attacker_table(summary),
+            *_told(method_table(summary)),
+            table_one(summary),
+            table_two(summary),
+        ],
         "models": key_table(summary),
         "ends": [stage_table(summary), settings_table(summary)],
         "terms": TERMS,
@@ -105,8 +116,13 @@ def _section(line: Headline) -> Section:
         light=heatmap_png(grid),
         dark=heatmap_png(grid, dark=True),
         alt=_alt(line),
+        fleet=fleet_table(grid),
         table=matrix_table(grid) if _lists_pairs(grid) else source_table(grid),
     )
+
+
+def _told(table: Table) -> list[Table]:
+    return [table] if table.rows else []
 
 
 def _lists_pairs(grid: Grid) -> bool:

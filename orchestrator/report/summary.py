@@ -8,10 +8,10 @@ from orchestrator.transfer.matrix import TransferMatrix
 
 @dataclass(frozen=True, kw_only=True)
 class ModelLine:
-    """One trained model: ``plain``, or a key id with a method."""
+    """One trained model: ``plain``, a key id with a method, or a control."""
 
     name: str
-    """The model's public name in the matrix: ``plain`` or a key id such as ``k-3f9a61c2d0e4``."""
+    """The model's name in the matrix: ``plain``, a key id such as ``k-3f9a61c2d0e4``, or a control's."""
     method: str
     """``plain``, ``full`` or ``lora``."""
     trainable_parameters: int
@@ -19,6 +19,8 @@ class ModelLine:
     epochs: int
     seconds: float
     """Wall time of its training, from the record."""
+    twin: str = ""
+    """Of a control, the key id of the slot whose key or weights it has; empty for all others."""
 
 
 @dataclass(frozen=True, kw_only=True)

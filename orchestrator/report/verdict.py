@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from orchestrator.models.ref import PLAIN
 from orchestrator.report.grid import Grid, mean
 from orchestrator.report.wording import share, threat_words
-from orchestrator.transfer.matrix import Interval
+from orchestrator.statistics.proportion import Interval
 
 # Below this an attack fails so often at home that its images say little about other models.
 _STRONG_AT_HOME = 0.9

@@ -5,7 +5,8 @@ import re
 from collections.abc import Iterable
 from statistics import fmean, stdev
 
-from orchestrator.transfer.matrix import Interval, Panel
+from orchestrator.statistics.proportion import Interval
+from orchestrator.transfer.matrix import Panel
 
 NONE = "–"
 """Stands for a rate of nothing, and for what does not apply."""

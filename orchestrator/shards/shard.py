@@ -1,10 +1,9 @@
 """Shards: parquet files of images, the unit of training input and of attack; write, read as tensors."""
 
-import random
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -13,6 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from orchestrator.errors import DamagedArtifact, DataError
+from orchestrator.seeds import derive_seed
 from orchestrator.shards.pixels import canonical_pixels, decode_image
 from orchestrator.shards.sources import Item, RawImage, Split, open_source
 from orchestrator.shards.table import read_table, table_bytes
@@ -20,6 +20,7 @@ from orchestrator.store.artifacts import ArtifactStore, open_store
 from orchestrator.store.record import ArtifactRecord, FileEntry
 
 IMAGES_FILE = "images.parquet"
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -192,8 +193,8 @@ def plan_shards(
     """The shards of a split: ``rows`` images each, of ``limit`` images (0 = all).
 
     Where a limit is given, the images are spread evenly over the split, so that a data set sorted by
-    class gives every class its share. With a seed to ``draw`` by they are then put in a random order:
-    any first few shards are a random sample of all.
+    class gives every class its share. With a seed to ``draw`` by they are dealt to the shards by chance:
+    any first few shards are then a random sample of all.
 
     Raises:
         DataError: the split is missing or empty, or a label is outside 0..classes-1.
@@ -208,8 +209,7 @@ def plan_shards(
     if 0 < limit < len(items):
         items = [items[place * len(items) // limit] for place in range(limit)]
     if draw is not None:
-        # random.sample gives the same sample for a seed on every platform and version from 3.11 on.
-        items = random.Random(draw).sample(items, len(items))  # noqa: S311 - no secret is drawn
+        items = _dealt(items, rows, draw)
     return [
         Shard(
             split=split,
@@ -235,6 +235,12 @@ def check_labels(items: Sequence[Item], classes: int, data: str) -> None:
         )
 
 
-def _chunks(items: Sequence[Item], rows: int) -> Iterator[Sequence[Item]]:
+def _dealt(items: Sequence[Item], rows: int, seed: int) -> list[Item]:
+    """The same items, dealt to shards of ``rows`` by chance; in each in their old order, to read ahead."""
+    mixed = sorted(range(len(items)), key=lambda place: derive_seed(seed, *items[place][:2]))
+    return [items[place] for chunk in _chunks(mixed, rows) for place in sorted(chunk)]
+
+
+def _chunks(items: Sequence[T], rows: int) -> Iterator[Sequence[T]]:
     for start in range(0, len(items), rows):
         yield items[start : start + rows]

@@ -110,6 +110,18 @@ class BoundedParquet:
             use_threads=False,
         )
 
+    def checked(self, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
+        """All rows of some columns in batches, without nulls and in valid UTF-8; as many as are claimed."""
+        found = 0
+        for batch in self.batches(columns, range(len(self.group_rows))):
+            batch.validate(full=True)
+            if any(column.null_count for column in batch.columns):
+                raise ValueError("it has empty places")
+            found += batch.num_rows
+            yield batch
+        if found != sum(self.group_rows):
+            raise ValueError(f"it claims {sum(self.group_rows)} rows and has {found}")
+
     def table(self, columns: Sequence[str], most_bytes: int) -> pa.Table:
         """All rows of some columns, held whole: of at most so many bytes, no nulls, valid UTF-8."""
         claimed, groups = sum(self.group_rows), range(len(self.group_rows))
@@ -118,18 +130,12 @@ class BoundedParquet:
         _check_size(sum(page.unpacked_bytes for page in self._pages(columns, groups)), most_bytes)
         kept: list[pa.RecordBatch] = []
         size_bytes = 0
-        for batch in self.batches(columns, groups):
+        for batch in self.checked(columns):
             # Rows may exceed their pages: a dictionary holds a value once that many rows name.
             size_bytes += batch.nbytes
             _check_size(size_bytes, most_bytes)
-            batch.validate(full=True)
-            if any(column.null_count for column in batch.columns):
-                raise ValueError("it has empty places")
             kept.append(batch)
-        table = pa.Table.from_batches(kept, pa.schema([self.schema.field(name) for name in columns]))
-        if table.num_rows != claimed:
-            raise ValueError(f"it claims {claimed} rows and has {table.num_rows}")
-        return table
+        return pa.Table.from_batches(kept, pa.schema([self.schema.field(name) for name in columns]))
 
     def _pages(self, columns: Sequence[str], groups: Sequence[int]) -> Iterator[_Page]:
         """The pages of the leaves of some columns."""
@@ -169,10 +175,23 @@ def read_exactly(content: bytes, schema: pa.Schema, most_bytes: int = MAX_TABLE_
     Raises:
         ValueError, OSError: anything else (see ``told_as``).
     """
+    return _of_schema(content, schema).table(schema.names, most_bytes)
+
+
+def stream_exactly(content: bytes, schema: pa.Schema, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
+    """Some columns of a file of ours, which has this schema and no other, one batch in memory at a time.
+
+    Raises:
+        ValueError, OSError: anything else (see ``told_as``); some batches may have been told by then.
+    """
+    return _of_schema(content, schema).checked(columns)
+
+
+def _of_schema(content: bytes, schema: pa.Schema) -> BoundedParquet:
     parquet = BoundedParquet(pa.BufferReader(content))
     if not parquet.schema.equals(schema):
         raise ValueError("its columns are others")
-    return parquet.table(schema.names, most_bytes)
+    return parquet
 
 
 def _check_size(size_bytes: int, most_bytes: int) -> None:

@@ -1,13 +1,15 @@
 """TransferMatrix: counts of who is fooled by whose images, and the rates and intervals they give."""
 
-import math
-from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import NamedTuple
+from dataclasses import dataclass, field
+from typing import Literal
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from jaxtyping import Shaped
+
+from orchestrator.statistics.pairs import Pairs
+from orchestrator.statistics.proportion import Interval, wilson
 
 CELL = ["method", "attack", "norm", "epsilon", "source", "target"]
 COUNTS = ["n", "clean_correct", "adv_correct", "eligible", "fooled"]
@@ -24,28 +26,8 @@ MATRIX_SCHEMA = pa.schema(
 )
 
 
-class Interval(NamedTuple):
-    """A rate in [0, 1] with the ends of its confidence interval; nan where nothing was counted."""
-
-    rate: float
-    low: float
-    high: float
-
-
-def wilson(hits: int, trials: int, z: float = 1.959964) -> Interval:
-    """Wilson's score interval for ``hits`` of ``trials`` (Wilson 1927); 95 % by default.
-
-    Unlike the normal approximation it stays inside [0, 1] and is honest at 0 and 100 %, where
-    attack success rates live.
-    """
-    if trials == 0:
-        return Interval(math.nan, math.nan, math.nan)
-    rate = hits / trials
-    centre = (rate + z * z / (2 * trials)) / (1 + z * z / trials)
-    half = (z / (1 + z * z / trials)) * math.sqrt(
-        rate * (1 - rate) / trials + z * z / (4 * trials * trials)
-    )
-    return Interval(rate, max(0.0, centre - half), min(1.0, centre + half))
+Measure = Literal["fooling", "misread", "robust"]
+"""Fooled of eligible; misread after the attack, of all images; read right after it, of all images."""
 
 
 @dataclass(frozen=True)
@@ -94,6 +76,10 @@ class TransferMatrix:
     """All panels of a study, as one table in ``MATRIX_SCHEMA`` sorted by cell."""
 
     table: pa.Table
+    draws: Shaped[np.ndarray, "cells counts draws"] | None = field(default=None, compare=False)
+    """The same counts under redrawn images (``statistics/replicates.py``), where they were counted."""
+    union: "TransferMatrix | None" = field(default=None, compare=False)
+    """What all other keys' images do together to each target, in the place of a source."""
 
     def panels(self) -> list[Panel]:
         """The panels in the order of the table; plain on plain belongs to all of them."""
@@ -114,38 +100,21 @@ class TransferMatrix:
             (row["source"], row["target"]): Cell(**{count: row[count] for count in COUNTS}) for row in rows
         }
 
-
-def build_matrix(outcomes: Iterable[pa.Table]) -> TransferMatrix:
-    """Counts of every cell from outcome tables, streamed: memory grows with cells, not with images.
-
-    The result depends on the set of rows alone, not on their order: the same outcomes give the same
-    bytes.
-    """
-    totals: dict[tuple[object, ...], np.ndarray] = {}
-    for table in outcomes:
-        counted = _count(table)
-        keys = zip(*(counted[name].to_pylist() for name in CELL), strict=True)
-        counts = np.stack([counted[count].to_numpy() for count in COUNTS], axis=1)
-        for key, row in zip(keys, counts, strict=True):
-            totals[key] = totals.get(key, 0) + row
-    ordered = sorted(totals)
-    columns = {name: [key[place] for key in ordered] for place, name in enumerate(CELL)}
-    for place, count in enumerate(COUNTS):
-        columns[count] = [int(totals[key][place]) for key in ordered]
-    return TransferMatrix(pa.table(columns, schema=MATRIX_SCHEMA))
-
-
-def _count(table: pa.Table) -> pa.Table:
-    clean = pc.equal(table["clean_prediction"], table["label"])
-    adversarial = pc.equal(table["adversarial_prediction"], table["label"])
-    eligible = pc.and_(clean, table["moved"])
-    facts = {
-        "clean_correct": clean,
-        "adv_correct": adversarial,
-        "eligible": eligible,
-        "fooled": pc.and_(eligible, pc.invert(adversarial)),
-    }
-    for name, mask in facts.items():
-        table = table.append_column(name, pc.cast(mask, pa.int64()))
-    grouped = table.group_by(CELL).aggregate([(name, "sum") for name in facts] + [([], "count_all")])
-    return grouped.rename_columns({f"{name}_sum": name for name in facts} | {"count_all": "n"})
+    def pairs(self, panel: Panel, measure: Measure = "fooling") -> Pairs:
+        """The cells of one panel as hits and trials, as counted and under redrawn images."""
+        chosen = pc.is_in(self.table["method"], pa.array([panel.method, "plain"]))
+        for name in ("attack", "norm", "epsilon"):
+            chosen = pc.and_(chosen, pc.equal(self.table[name], getattr(panel, name)))
+        keep = np.flatnonzero(chosen)
+        table = self.table.take(keep)
+        counts = np.stack([table[name].to_numpy() for name in COUNTS], axis=1)[:, :, None]
+        if self.draws is not None:
+            counts = np.concatenate([counts, self.draws[keep]], axis=2)
+        n, _, right, eligible, fooled = counts.transpose(1, 0, 2)
+        hits, trials = {"fooling": (fooled, eligible), "misread": (n - right, n), "robust": (right, n)}[
+            measure
+        ]
+        sides = [table[name].to_pylist() for name in ("source", "target")]
+        numbers = {name: number for number, name in enumerate(dict.fromkeys(sides[0] + sides[1]))}
+        source, target = (np.array([numbers[name] for name in side], dtype=np.int64) for side in sides)
+        return Pairs(list(numbers), source, target, hits, trials)
