@@ -1,6 +1,7 @@
 """Grid: one panel in reading order, plain first, with the readings that pages and figures share."""
 
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
@@ -14,34 +15,52 @@ from orchestrator.transfer.matrix import Cell, Interval, Panel
 
 # What a missing cell reads as: nothing was counted, so every rate of it is nan.
 _NOTHING = Cell(n=0, clean_correct=0, adv_correct=0, eligible=0, fooled=0)
+# Models that are no key of the fleet, but show what a key is to be compared with.
+_CONTROL = re.compile(r"(?:seed|same-key|rekeyed)-\d+")
 
 
 @dataclass(frozen=True)
 class Grid:
-    """One panel with a reading order: ``names`` label both the rows (sources) and the columns."""
+    """One panel with a reading order: ``names`` label columns (targets) and the first rows (sources)."""
 
     panel: Panel
     names: Sequence[str]
     cells: Mapping[tuple[str, str], Cell]
     ensembles: Sequence[str] = ()
-    """Sources of several models, which are no targets and stand beside the grid."""
+    """Sources of several models, which are no targets: the last rows."""
 
     def cell(self, source: str, target: str) -> Cell:
         """The counts of one pair; all zero where the pair was never tried."""
         return self.cells.get((source, target), _NOTHING)
 
     @property
+    def rows(self) -> list[str]:
+        """All sources, from top to bottom."""
+        return [*self.names, *self.ensembles]
+
+    @property
     def keys(self) -> list[str]:
         """The keyed models, in reading order."""
-        return [name for name in self.names if name != PLAIN]
+        return [name for name in self.names if name != PLAIN and not is_control(name)]
+
+    @property
+    def controls(self) -> list[str]:
+        """The control models, in reading order."""
+        return [name for name in self.names if is_control(name)]
+
+    @property
+    def seams(self) -> list[int]:
+        """Where one kind of row ends and another begins, as numbers of rows above."""
+        ends = np.cumsum([PLAIN in self.names, len(self.keys), len(self.controls), len(self.ensembles)])
+        return sorted({int(end) for end in ends} - {0, len(self.rows)})
 
     def others(self, target: str) -> list[str]:
         """The keyed sources a target is compared with: every key but its own."""
         return [source for source in self.keys if source != target]
 
     def fooling(self) -> np.ndarray:
-        """Fooling rates in [0, 1], source by target; nan where nothing was eligible."""
-        return np.array([[self.cell(s, t).fooling.rate for t in self.names] for s in self.names])
+        """Fooling rates in [0, 1], all sources by all targets; nan where nothing was eligible."""
+        return np.array([[self.cell(s, t).fooling.rate for t in self.names] for s in self.rows])
 
     def clean(self, target: str) -> Interval:
         """Clean accuracy of a target, from whichever of its cells saw the most images."""
@@ -55,8 +74,13 @@ class Grid:
         return max(counted, key=lambda pair: pair[1].rate, default=("", _NOTHING.fooling))
 
 
+def is_control(name: str) -> bool:
+    """Whether a name is that of a control model, such as ``seed-0``."""
+    return _CONTROL.fullmatch(name) is not None
+
+
 def lay_out(summary: StudySummary) -> list[Grid]:
-    """Every panel of a study as a grid, keys in the order in which the models are listed."""
+    """Every panel of a study as a grid, keys in the order in which the models are listed, then controls."""
     listed = dict.fromkeys([PLAIN, *(model.name for model in summary.models)])
     grids = []
     for panel in summary.matrix.panels():
@@ -64,7 +88,7 @@ def lay_out(summary: StudySummary) -> list[Grid]:
         ensembles = dict.fromkeys(source for source, _ in cells if len(member_names(source)) > 1)
         present = dict.fromkeys(name for pair in cells for name in pair if name not in ensembles)
         unlisted = [name for name in present if name not in listed]
-        names = [name for name in listed if name in present] + unlisted
+        names = sorted([*(name for name in listed if name in present), *unlisted], key=is_control)
         grids.append(Grid(panel, names, cells, list(ensembles)))
     return grids
 
