@@ -138,7 +138,7 @@ def _rule(axes: Axes, grid: Grid, sheet: Sheet, layout: _Layout) -> None:
         axes.vlines(np.arange(1, len(grid.names)) - 0.5, -0.5, high, **drawn)
         axes.hlines(np.arange(1, len(grid.rows)) - 0.5, -0.5, wide, **drawn)
     # Plain, controls and ensembles are other kinds of rows: set them apart.
-    gap = {"colors": sheet.paper, "linewidth": min(4.0, max(1.0, layout.cell * 72 * 0.3))}
+    gap: dict[str, Any] = {"colors": sheet.paper, "linewidth": min(4.0, max(1.0, layout.cell * 72 * 0.3))}
     axes.vlines([seam - 0.5 for seam in grid.seams if seam < len(grid.names)], -0.5, high, **gap)
     axes.hlines([seam - 0.5 for seam in grid.seams], -0.5, wide, **gap)
 

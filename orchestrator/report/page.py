@@ -11,7 +11,9 @@ from markupsafe import Markup, escape
 
 from orchestrator.report.attackers import attacker_table
 from orchestrator.report.cells import page_data
+from orchestrator.report.curves import climbs, curve_table
 from orchestrator.report.export import matrix_csv, matrix_parquet, paper_heatmaps
+from orchestrator.report.gallery import curve_plates
 from orchestrator.report.grid import lay_out
 from orchestrator.report.guide import CAVEATS, TERMS
 from orchestrator.report.paper import table_one, table_two
@@ -28,12 +30,16 @@ def write_report(summary: StudySummary) -> dict[str, bytes]:
     grids = lay_out(summary)
     headlines = [read_headline(grid) for grid in grids]
     sections = make_sections(headlines)
+    climbed = climbs(grids)
+    curves = curve_plates(climbed)
     content: dict[str, Any] = {
         "study": summary.study,
         "notes": summary.notes,
         "lead": lead(headlines),
         "tiles": list(tiles(headlines)),
         "sections": sections,
+        "curves": curves,
+        "curve_table": curve_table(climbed),
         "attackers": attacker_table(summary),
         "papers": [table_one(summary), table_two(summary)],
         "models": key_table(summary),
@@ -48,6 +54,8 @@ def write_report(summary: StudySummary) -> dict[str, bytes]:
         "matrix.csv": matrix_csv(summary.matrix),
         "matrix.parquet": matrix_parquet(summary.matrix),
     }
+    for plate in curves:
+        files |= plate.files
     return files | paper_heatmaps(grids)
 
 
