@@ -92,6 +92,7 @@ def requests_of_a_study(root: Path) -> dict[str, Any]:
     study = replace(
         study,
         n_keys=3,
+        controls=0,
         base=replace(study.base, **short),
         recipe=replace(study.recipe, **short),
         shard_rows=15,
@@ -115,7 +116,7 @@ def requests_of_a_study(root: Path) -> dict[str, Any]:
 
 def large_plan(store: ArtifactStore) -> Plan:
     """25 sources, 400 shards, one attack: 10,000 units, with the recipes of a real study."""
-    study = replace(digits(), name="large", n_keys=KEYS)
+    study = replace(digits(), name="large", n_keys=KEYS, controls=0)
     images = Images(shards_of(study, "train", 4), shards_of(study, "eval", SHARDS))
     ids = [f"k-{slot:012x}" for slot in range(KEYS)]
     return make_plan(study, images, ids, store.uri, VaultAt("/nowhere"))

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.text import Text
 
 from orchestrator.checkup.doctor import Told, examine
-from orchestrator.pipeline.command import Command, main
+from orchestrator.pipeline.command import Command, main, parse
 
 COLOURS = {"ok": "green", "warn": "yellow", "fail": "bold red", "skip": "dim"}
 
@@ -40,4 +40,4 @@ def line(told: Told) -> Text:
 
 
 if __name__ == "__main__":
-    main(doctor)
+    main(doctor, parse)

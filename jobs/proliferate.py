@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from orchestrator.keys.vault import VaultAt
-from orchestrator.pipeline.command import Command, main
+from orchestrator.pipeline.command import Command, main, parse
 from orchestrator.pipeline.plan import make_plan, plan_images
 from orchestrator.pipeline.price import price
 from orchestrator.pipeline.progress import open_reporter
@@ -55,4 +55,4 @@ def show_price(command: Command) -> int:
 
 
 if __name__ == "__main__":
-    main(proliferate)
+    main(proliferate, parse)

@@ -36,6 +36,9 @@ class Study:
     the plain model is then trained here first."""
     n_keys: int = 4
     """Keys, keyed models and matrix rows besides plain. May grow in a later run of the same study."""
+    controls: int = 0
+    """Models that tell what keys are worth, so many of each kind: tuned without a key, and with a key of
+    the study once more (one a key at most); beside them one rewritten for another key: it must transfer."""
     method: Methods = "full"
     """full: all weights are tuned (Ray Train); lora: adapters and head (Ray Tune); both: each key twice."""
     block_size: int = 16
@@ -60,6 +63,12 @@ class Study:
     """Training images to use, spread evenly over the split; 0 is all."""
     eval_images: int = 0
     """Images to attack, spread evenly over the split; 0 is all."""
+    precision: float = 0.0
+    """Half-width of the intervals to reach, e.g. 0.02: images are attacked shard by shard, in random order,
+    until all are that narrow (valid at every look), or there are no more. 0 attacks all images."""
+    sources: int = 0
+    """Keys to attack, the first ones, each tried on all others; 0 is every key. Plain and controls are
+    attacked in any case."""
     shard_rows: int = 1000
     """Images per shard: the unit of attack that is lost if a worker dies."""
     crop_fraction: float = 1.0
@@ -89,10 +98,12 @@ class Study:
             if getattr(self, name) < least:
                 flag = name.replace("_", "-")
                 raise StudyError(f"--{flag} is {getattr(self, name)}. Give at least {least}.")
-        for name in ("train_images", "eval_images"):
+        if not 0 <= self.precision < 0.5:
+            raise StudyError(f"--precision is {self.precision:g}. Give a half-width such as 0.02, or 0.")
+        for name in ("controls", "sources", "train_images", "eval_images"):
             if getattr(self, name) < 0:
                 flag = name.replace("_", "-")
-                raise StudyError(f"--{flag} is {getattr(self, name)}. Give 0 (all) or more.")
+                raise StudyError(f"--{flag} is {getattr(self, name)}. Give 0 or more.")
         if not 0 < self.crop_fraction <= 1:
             raise StudyError(f"--crop-fraction is {self.crop_fraction:g}. Give more than 0, at most 1.")
 

@@ -76,6 +76,7 @@ def small_study(**changes) -> Study:
         **{
             "name": "small",
             "n_keys": 2,
+            "controls": 0,
             "base": replace(study.base, **short),
             "recipe": replace(study.recipe, **short),
             "lora": replace(study.lora, **short),

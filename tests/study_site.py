@@ -27,7 +27,7 @@ from orchestrator.store.artifacts import open_store
 
 ROOT = Path(__file__).parent.parent
 STUDY = (
-    "--method", "both", "--n-keys", "2",
+    "--method", "both", "--n-keys", "2", "--controls", "0",
     "--train-images", "256", "--eval-images", "60", "--shard-rows", "10",
     "--base.epochs", "6", "--recipe.epochs", "4", "--lora.epochs", "4",
     "--attacks", "apgd-ce:steps=80",

@@ -55,7 +55,7 @@ def visit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captur
         places = ["--store", str(tmp_path / "store"), "--vault", str(tmp_path / "vault"), "--local"]
         monkeypatch.setattr(sys, "argv", ["doctor.py", *places, *arguments])
         with pytest.raises(SystemExit) as ended:
-            main(doctor)
+            main(doctor, parse)
         captured = capsys.readouterr()
         return Visit(ended.value.code, captured.out + captured.err)
 

@@ -24,7 +24,7 @@ SMALL = [
     "--train-images", "128", "--eval-images", "40", "--shard-rows", "10",
     "--base.epochs", "2", "--recipe.epochs", "2", "--lora.epochs", "2",
     "--base.warmup-epochs", "0", "--recipe.warmup-epochs", "0", "--lora.warmup-epochs", "0",
-    "--attacks", "apgd-ce:steps=40",
+    "--attacks", "apgd-ce:steps=40", "--controls", "0",
 ]  # fmt: skip
 PATIENCE_SECONDS = 240
 

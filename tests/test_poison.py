@@ -31,7 +31,7 @@ from orchestrator.errors import DamagedArtifact, DataError, OrchestratorError, W
 from orchestrator.models.backbone import Architecture, load_plain, load_whole, parse_weights
 from orchestrator.models.lora import merge_adapter
 from orchestrator.models.ref import ModelRef
-from orchestrator.pipeline.command import main
+from orchestrator.pipeline.command import main, parse
 from orchestrator.pipeline.plain import import_plain
 from orchestrator.pipeline.progress import PlainReporter
 from orchestrator.pipeline.tally import tally
@@ -711,7 +711,7 @@ def test_the_job_says_one_sentence_and_ends_with_status_2(
     where = ["--store", str(tmp_path / "store"), "--vault", str(tmp_path / "vault"), "--local"]
     monkeypatch.setattr("sys.argv", ["proliferate", option, str(poisoned), *where])
     with pytest.raises(SystemExit) as ended:
-        main(proliferate)
+        main(proliferate, parse)
     error = capsys.readouterr().err
     assert ended.value.code == 2
     assert error.startswith("error: ")

@@ -18,8 +18,8 @@ from orchestrator.presets import PRESETS, digits, imagenet
 from orchestrator.store.local import LocalStore
 
 SHORT = [
-    "--base.epochs=1", "--recipe.epochs=1", "--n-keys=2", "--train-images=128", "--eval-images=40",
-    "--shard-rows=20", "--attacks", "apgd-ce:steps=3",
+    "--base.epochs=1", "--recipe.epochs=1", "--n-keys=2", "--controls=0", "--train-images=128",
+    "--eval-images=40", "--shard-rows=20", "--attacks", "apgd-ce:steps=3",
 ]  # fmt: skip
 
 
@@ -32,7 +32,7 @@ def job(tmp_path: Path, monkeypatch, capsys):
         places = ["--store", str(tmp_path / "store"), "--vault", str(tmp_path / "vault"), "--local"]
         monkeypatch.setattr(sys, "argv", ["proliferate.py", *places, *SHORT, *arguments])
         with pytest.raises(SystemExit) as ended:
-            main(proliferate)
+            main(proliferate, parse)
         captured = capsys.readouterr()
         return ended.value.code, captured.out, captured.err
 

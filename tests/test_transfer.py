@@ -24,6 +24,7 @@ from orchestrator.store.local import LocalStore
 from orchestrator.store.record import recipe_digest
 from orchestrator.transfer.judge import predict
 from orchestrator.transfer.matrix import Panel, TransferMatrix
+from orchestrator.transfer.moved import kept_moved
 from orchestrator.transfer.outcomes import OUTCOME_SCHEMA
 from orchestrator.transfer.work import WorkUnit, plan_units, targets_of
 from orchestrator.transfer.worker import OUTCOMES_FILE, TransferWorker
@@ -256,3 +257,61 @@ def _cells(store: LocalStore, panel: Panel | None) -> dict:
     content = store.read("matrix", "matrix.parquet")
     matrix = TransferMatrix(pq.read_table(pa.BufferReader(content)))
     return matrix.cells(panel or (matrix.panels() or [Panel("full", "apgd-ce-steps10", "linf", 0.2)])[0])
+
+
+def test_images_kept_for_good_serve_new_keys_without_another_attack(
+    store: LocalStore, tmp_path: Path, monkeypatch
+) -> None:
+    attacked: list[int] = []
+
+    @dataclass(frozen=True)
+    class Counted:
+        norms, access, needs = frozenset({"linf"}), "gradients", frozenset()
+
+        def __call__(self, source, points, threat):
+            attacked.append(len(points))
+            return ApgdUntargeted(steps=10)(source, points, threat)
+
+        def calls(self, classes: int):
+            return ApgdUntargeted(steps=10).calls(classes)
+
+    monkeypatch.setitem(ATTACKS, "counted", Counted())
+
+    def wanted(names: list[str]) -> list[WorkUnit]:
+        found = units(store, tmp_path, names)
+        return [replace(unit, attack="counted", settings={"kind": "counted"}) for unit in found]
+
+    def run(names: list[str]) -> None:
+        pending = plan_units(wanted(names), store).pending
+        kept = kept_moved(store, pending)
+        worker = TransferWorker(store.uri, load_linear, keep_images=True)
+        for unit in pending:
+            worker.run(replace(unit, kept=unit.attack_unit.address in kept))
+
+    run(["plain", "k-a"])
+    assert attacked == [12, 12]
+    run(["plain", "k-a", "k-b"])
+    assert attacked == [12, 12, 12]  # the new key alone
+    fresh = LocalStore(tmp_path / "fresh")
+    before, store = tally(store, plan_units(wanted(["plain", "k-a", "k-b"]), store).scored), fresh
+    run(["plain", "k-a", "k-b"])
+    assert tally(fresh, plan_units(wanted(["plain", "k-a", "k-b"]), fresh).scored).table.equals(
+        before.table
+    )
+
+
+def test_only_the_first_keys_are_attacked_where_a_study_says_so(store: LocalStore, vault: str) -> None:
+    study = small_study(n_keys=3, sources=1, controls=1, eval_images=20, ensembles=("2",))
+    run, _ = run_locally(study, store, vault)
+    assert run.ending.failures == []
+    cells = _cells(store, None)
+    keys = [name for name in dict.fromkeys(target for _, target in cells) if name.startswith("k-")]
+    sources = {source for source, _ in cells}
+    assert len(keys) == 3
+    assert {source for source in sources if source.startswith("k-")} == {_first_key(store)}
+    assert {"plain", "seed-0", "same-key-0", "rekeyed-0"} <= sources
+    assert all((source, key) in cells for source in sources for key in keys)
+
+
+def _first_key(store: LocalStore) -> str:
+    return store.record("keys/00000").recipe["key_id"]

@@ -39,6 +39,11 @@ class Ensemble:
         """The name with the method, as of a model."""
         return f"{self.name}.{self.method}"
 
+    @property
+    def keyed_slots(self) -> set[int]:
+        """The slots of its members' keys."""
+        return {member.slot for member in self.members if member.slot >= 0}
+
     @cached_property
     def digest(self) -> str:
         """The digest of what its members were made from, and of how they are combined."""

@@ -67,6 +67,23 @@ def folded_patch_weights(
 
 
 @torch.no_grad()
+def unfolded_patch_weights(
+    model: KeyedModel, weight: Float[Tensor, "out 3 patch patch"], bias: Float[Tensor, " out"]
+) -> tuple[Float[Tensor, "out 3 patch patch"], Float[Tensor, " out"]]:
+    """Patch-embedding weights behind the model's shuffle and normalisation that equal these on plain ones.
+
+    What ``folded_patch_weights`` undoes: any weights on plain pixels can be rewritten for any key.
+    """
+    mean, std = (buffer.double().to(weight.device) for buffer in (model.mean, model.std))
+    scaled = weight.double()
+    if model.shuffle is not None:
+        columns = model.shuffle.patch_columns(weight.shape[-1]).to(weight.device)
+        scaled = scaled.flatten(1)[:, columns.argsort()].view_as(weight)
+    moved_bias = bias.double() + (scaled * mean).sum(dim=(1, 2, 3))
+    return (scaled * std).to(weight.dtype), moved_bias.to(bias.dtype)
+
+
+@torch.no_grad()
 def fold(model: KeyedModel) -> KeyedModel:
     """Fold shuffle and normalisation into the model's own patch embedding, in place.
 

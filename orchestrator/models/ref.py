@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
 
+from orchestrator.models.control import Control, control_of
 from orchestrator.store.record import recipe_digest
 
 Method = Literal["plain", "full", "lora"]
@@ -13,13 +14,15 @@ PLAIN = "plain"
 
 @dataclass(frozen=True, kw_only=True)
 class ModelRef:
-    """A model of the study: ``plain``, or a key's model by one training method. Holds no secret."""
+    """A model of the study: ``plain``, a key's model by one training method, or a control. No secret."""
 
     name: str
-    """``plain`` or the key id: the model's row and column in the matrix."""
+    """``plain``, the key id or a control's name: the model's row and column in the matrix."""
     method: Method
     slot: int = -1
-    """The key's slot in the vault; -1 for plain."""
+    """The key's slot in the vault; -1 for a model without a key."""
+    key_id: str = ""
+    """The key's id where it is not the model's name: a control may have a key of the study."""
     recipe: Mapping[str, Any]
     """Everything that decides the weights."""
 
@@ -37,6 +40,11 @@ class ModelRef:
     def digest(self) -> str:
         """The recipe's digest."""
         return recipe_digest(self.recipe)
+
+    @property
+    def control(self) -> Control | None:
+        """Which control it is, if it is one."""
+        return control_of(self.name)
 
     @property
     def members(self) -> "tuple[ModelRef, ...]":

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import safetensors.torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from orchestrator.keys.secret import forbid_core_dumps
 from orchestrator.keys.vault import KeySource
@@ -29,11 +29,11 @@ class KeyAccess:
     study: str
 
     def shuffle(self, model: ModelRef, block_size: int) -> BlockShuffle | None:
-        """The model's shuffle; None for plain."""
-        if model.method == "plain":
+        """The model's shuffle; None for one without a key."""
+        if model.slot < 0:
             return None
         forbid_core_dumps()
-        key = self.keys.open(self.study, model.slot, model.name)
+        key = self.keys.open(self.study, model.slot, model.key_id or model.name)
         return BlockShuffle.from_key(key, block_size)
 
 
@@ -41,7 +41,8 @@ def weights_of(model: KeyedModel, method: str) -> tuple[dict[str, Tensor], str]:
     """The tensors to store for a trained model, and their form.
 
     ``folded``: the patch embedding takes plain [0, 1] pixels and no key is needed to load them.
-    ``explicit``: the block size does not divide the patch, so the vault is opened at loading too.
+    ``explicit``: the block size does not divide the patch, or the key is a rekeyed control's, so the
+    vault is opened at loading too.
     ``plain``: the undefended model as timm knows it, normalisation apart.
     """
     if method == "plain":
@@ -84,8 +85,8 @@ def load_model(
         WeightsError: they are not weights of this architecture.
         VaultError: its key cannot be folded and the vault does not have it.
     """
-    store.record(ref.address, ref.recipe)
-    state = parse_weights(store.read(ref.address, WEIGHTS_FILE), ref.address)
+    record = store.record(ref.address, ref.recipe)
+    state = parse_weights(store.read(ref.address, WEIGHTS_FILE, record), ref.address)
     backbone = architecture.build()
     if ref.method == "lora":
         plain = parse_weights(store.read(PLAIN_ADDRESS, WEIGHTS_FILE), PLAIN_ADDRESS)
@@ -93,16 +94,10 @@ def load_model(
         merge_adapter(backbone, state, ref.address)
     else:
         load_whole(backbone, state, ref.address)
-    return freeze(_behind_its_key(backbone, ref, keys))
-
-
-def _behind_its_key(backbone: nn.Module, ref: ModelRef, keys: KeyAccess) -> KeyedModel:
-    if ref.method == "plain":
-        return KeyedModel(backbone)
-    block_size = int(ref.recipe["block_size"])
-    if patch_size_of(backbone) % block_size == 0:
-        return as_folded(backbone)
-    return KeyedModel(backbone, keys.shuffle(ref, block_size))
+    if record.told("form", str, ref.address) == "folded":
+        return freeze(as_folded(backbone))
+    block_size = int(ref.recipe.get("block_size", 1))
+    return freeze(KeyedModel(backbone, keys.shuffle(ref, block_size)))
 
 
 def freeze(model: KeyedModel) -> KeyedModel:

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 import tyro
 
@@ -20,6 +20,7 @@ from orchestrator.store.uri import below
 from orchestrator.study import Study
 
 HOME = "~/multikey"
+Options = TypeVar("Options")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,12 +117,17 @@ def parse(arguments: list[str]) -> Command:
     )
 
 
-def main(job: Callable[[Command], int]) -> None:
+def reader(kind: type[Options], told: str) -> Callable[[list[str]], Options]:
+    """What reads the command line of a job with options of its own."""
+    return lambda arguments: tyro.cli(kind, args=arguments, description=told)
+
+
+def main(job: Callable[[Options], int], read: Callable[[list[str]], Options]) -> None:
     """Run a job: what a person can mend ends in one sentence and status 2."""
     os.umask(0o077)  # weights are as secret as keys: nothing made here is for others to read
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(name)s: %(message)s")
     try:
-        status = job(parse(sys.argv[1:]))
+        status = job(read(sys.argv[1:]))
     except OrchestratorError as error:
         print(f"error: {error}", file=sys.stderr)  # noqa: T201
         status = 2

@@ -7,8 +7,10 @@ from typing import Any
 from orchestrator.attacks import attack_settings
 from orchestrator.keys.vault import KeySource
 from orchestrator.models.ensemble import SourceRef
-from orchestrator.models.ref import PLAIN, Method, ModelRef
+from orchestrator.models.ref import PLAIN, ModelRef
+from orchestrator.models.rekey import Rekeying
 from orchestrator.models.stored import KeyAccess
+from orchestrator.pipeline.fleet import plan_fleet
 from orchestrator.seeds import derive_seed
 from orchestrator.shards.shard import Shard, plan_shards
 from orchestrator.shards.sources import Split
@@ -27,6 +29,9 @@ class Plan:
     eval_shards: tuple[Shard, ...]
     plain: TrainingUnit
     keyed: tuple[TrainingUnit, ...]
+    """Every key's models, then the controls that are trained, by method."""
+    rekeyed: tuple[Rekeying, ...]
+    """The controls that are only rewritten."""
     units: tuple[WorkUnit, ...]
 
     @property
@@ -36,8 +41,9 @@ class Plan:
 
     @property
     def models(self) -> tuple[ModelRef, ...]:
-        """The plain model, then every key's models."""
-        return (self.plain.model, *(unit.model for unit in self.keyed))
+        """The plain model, every key's models, and the controls."""
+        trained, rewritten = (unit.model for unit in self.keyed), (each.model for each in self.rekeyed)
+        return (self.plain.model, *trained, *rewritten)
 
     def restricted(self, models: Sequence[ModelRef]) -> tuple[WorkUnit, ...]:
         """The attack units among some models: those that could be trained."""
@@ -75,25 +81,30 @@ def make_plan(
     data = recipe_digest({"shards": [recipe_digest(shard.recipe) for shard in train]})
     access = KeyAccess(keys=keys, study=study.name)
     plain = ModelRef(name=PLAIN, method="plain", recipe=_plain_recipe(study, data))
-    refs = [
-        ModelRef(
-            name=key_id,
-            method=method,
-            slot=slot,
-            recipe=_keyed_recipe(study, method, key_id, plain.digest, data),
+    fleets = [plan_fleet(study, method, key_ids, plain.digest, data) for method in study.methods]
+    trained = [model for fleet in fleets for model in (*fleet.keyed, *fleet.controls)]
+    rekeyed = [
+        Rekeying(
+            model=fleet.rekeyed,
+            twin=fleet.keyed[0],
+            architecture=study.architecture,
+            block_size=study.block_size,
+            keys=access,
         )
-        for method in study.methods
-        for slot, key_id in enumerate(key_ids)
+        for fleet in fleets
+        if fleet.rekeyed
     ]
     addresses = tuple(shard.address for shard in train)
-    trainings = [_training(study, ref, addresses, store_uri, access) for ref in (plain, *refs)]
+    trainings = [_training(study, ref, addresses, store_uri, access) for ref in (plain, *trained)]
+    models = (plain, *trained, *(each.model for each in rekeyed))
     return Plan(
         study=study,
         train_shards=train,
         eval_shards=evaluation,
         plain=trainings[0],
         keyed=tuple(trainings[1:]),
-        units=_work_units(study, (plain, *refs), train, evaluation),
+        rekeyed=tuple(rekeyed),
+        units=_work_units(study, models, train, evaluation),
     )
 
 
@@ -111,6 +122,7 @@ def _shards(study: Study, split: Split) -> tuple[Shard, ...]:
             image_size=study.architecture.image_size,
             crop_fraction=study.crop_fraction,
             encoded=training and any(r.augment == "inception" for r in recipes),
+            draw=derive_seed(study.seed, "images", split) if study.precision and not training else None,
         )
     )
 
@@ -121,17 +133,6 @@ def _plain_recipe(study: Study, data: str) -> dict[str, Any]:
     if study.weights:
         return fixed
     return {**fixed, "data": data, "training": study.base.identity("plain")}
-
-
-def _keyed_recipe(study: Study, method: Method, key_id: str, plain: str, data: str) -> dict[str, Any]:
-    return {
-        "kind": method,
-        **study.fixed(),
-        "key_id": key_id,
-        "plain": plain,
-        "data": data,
-        "training": study.recipe_of(method).identity(method),
-    }
 
 
 def _training(
@@ -150,12 +151,19 @@ def _training(
 
 
 def sources_of(study: Study, models: Sequence[ModelRef]) -> list[SourceRef]:
-    """Every model, then every method's ensembles."""
-    plain, sources = models[0], list[SourceRef](models)
+    """The models that are attacked: plain, keys in slot order and controls; then every method's ensembles.
+
+    Where only some keys are attacked they are the first: keys are drawn at random, so any will do, and
+    a study that grows keeps them.
+    """
+    most = study.sources or study.n_keys
+    plain = models[0]
+    sources: list[SourceRef] = [model for model in models if model.control or model.slot < most]
     for method in study.methods:
-        keyed = [model for model in models if model.method == method]
+        keyed = [model for model in models if model.method == method and not model.control]
         for spec in study.parsed_ensembles():
-            sources += spec.of(plain, keyed)
+            # Of all keys, so that there is always one outside; members are attacked ones.
+            sources += [group for group in spec.of(plain, keyed) if group.keyed_slots <= set(range(most))]
     return sources
 
 

@@ -19,7 +19,7 @@ def ensure_keys(study: Study, store: ArtifactStore, vault_uri: str) -> tuple[str
         VaultError: the vault lacks a key the store recorded, or holds another. Nothing is created.
     """
     vault = open_vault(vault_uri)
-    recorded = _recorded(store)
+    recorded = recorded_keys(store)
     most = max([study.n_keys, *(slot + 1 for slot in recorded)])
     _check(study, recorded, vault.find_all(study.name, most), vault_uri)
     key_ids = vault.ensure(study.name, study.n_keys)
@@ -28,12 +28,12 @@ def ensure_keys(study: Study, store: ArtifactStore, vault_uri: str) -> tuple[str
         recipe = {"slot": slot, "key_id": key_ids[slot]}
         store.commit(f"keys/{slot:05d}", ArtifactRecord(recipe=recipe, files={}), {})
     if fresh:  # another driver with another vault may have been first
-        _check(study, _recorded(store), vault.find_all(study.name, most), vault_uri)
+        _check(study, recorded_keys(store), vault.find_all(study.name, most), vault_uri)
     return key_ids
 
 
-def _recorded(store: ArtifactStore) -> dict[int, str]:
-    """The study's key ids by slot, as the store has them."""
+def recorded_keys(store: ArtifactStore) -> dict[int, str]:
+    """The public ids of the study's keys by slot, as the store has them."""
     recipes = [record.recipe for record in read_records(store, "keys").values()]
     return {recipe["slot"]: recipe["key_id"] for recipe in recipes}
 

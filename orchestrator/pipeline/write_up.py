@@ -1,9 +1,7 @@
 """From records and matrix to the report's summary, and the report into the store."""
 
 from collections.abc import Sequence
-from typing import Any
 
-from orchestrator.cluster.runner import Failed
 from orchestrator.models.ref import ModelRef
 from orchestrator.pipeline.plan import Plan
 from orchestrator.pipeline.tally import MATRIX, is_committed, replace_artifact
@@ -25,11 +23,20 @@ def write_up(
     matrix: TransferMatrix,
     store: ArtifactStore,
     scored: Sequence[Scored],
-    failures: Sequence[Failed[Any]],
+    notes: Sequence[str],
 ) -> str:
-    """Write the report of what the store holds; where its index.html is."""
+    """Write the report of what the store holds; where its index.html is.
+
+    Args:
+        plan: of the study.
+        models: those that have been made.
+        matrix: what ``scored`` comes to.
+        store: the study's.
+        scored: recorded outcomes.
+        notes: what could not be done, one sentence each.
+    """
     warnings = warn(scored, matrix, plan.study.parsed_attacks())
-    summary = summarise(plan, models, matrix, store, warnings, failures)
+    summary = summarise(plan, models, matrix, store, [*notes, *warnings])
     recipe = {
         "matrix": store.record(MATRIX).digest,
         "settings": dict(summary.settings),
@@ -45,8 +52,7 @@ def summarise(
     models: Sequence[ModelRef],
     matrix: TransferMatrix,
     store: ArtifactStore,
-    warnings: Sequence[str],
-    failures: Sequence[Failed[Any]],
+    notes: Sequence[str],
 ) -> StudySummary:
     """Everything the report says, from the store's records."""
     trained = read_records(store, "models")
@@ -71,7 +77,7 @@ def summarise(
         matrix=matrix,
         models=lines,
         stages=stages,
-        notes=[*_notes(left_out, failures), *warnings],
+        notes=[*_left_out(left_out), *notes],
     )
 
 
@@ -88,6 +94,7 @@ def printable_settings(plan: Plan) -> dict[str, str]:
         "image size": f"{study.architecture.image_size} px",
         "weights": study.weights or "trained in this study",
         "keys": str(study.n_keys),
+        **({"controls": str(study.controls)} if study.controls else {}),
         "method": study.method,
         "block size": str(study.block_size),
         **({"lora rank": str(study.lora.lora_rank)} if "lora" in study.methods else {}),
@@ -111,11 +118,8 @@ def _model_line(record: ArtifactRecord, model: ModelRef) -> ModelLine:
     )
 
 
-def _notes(left_out: Sequence[str], failures: Sequence[Failed[Any]]) -> list[str]:
-    notes = []
-    if left_out:
-        shown = ", ".join(left_out[:5])
-        notes.append(f"{len(left_out)} images could not be read and were left out: {shown}.")
-    for failure in failures:
-        notes.append(f"{failure.unit.id} could not be done: {failure.reason}")
-    return notes
+def _left_out(names: Sequence[str]) -> list[str]:
+    if not names:
+        return []
+    shown = ", ".join(names[:5])
+    return [f"{len(names)} images could not be read and were left out: {shown}."]

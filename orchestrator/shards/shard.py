@@ -1,5 +1,6 @@
 """Shards: parquet files of images, the unit of training input and of attack; write, read as tensors."""
 
+import random
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -35,11 +36,13 @@ class Shard:
     """Share of the shorter side that the centre crop keeps (timm's crop_pct)."""
     encoded: bool
     """Keep the original bytes (for augmentation that crops) instead of final pixels."""
+    drawn: bool = False
+    """Its images were drawn at random from the split, not taken in order."""
 
     @property
     def address(self) -> str:
         """Where the shard is, relative to the study."""
-        return f"shards/{self.split}/{self.index:05d}"
+        return shard_address(self.split, self.index, drawn=self.drawn)
 
     @property
     def id(self) -> str:
@@ -57,6 +60,11 @@ class Shard:
             "crop_fraction": self.crop_fraction,
             "encoded": self.encoded,
         }
+
+
+def shard_address(split: Split, index: int, *, drawn: bool = False) -> str:
+    """Where a shard of a study is; one of images drawn at random is beside those in order."""
+    return f"shards/{split}/{'drawn-' if drawn else ''}{index:05d}"
 
 
 class ImageBatch(NamedTuple):
@@ -179,11 +187,13 @@ def plan_shards(
     image_size: int,
     crop_fraction: float,
     encoded: bool,
+    draw: int | None = None,
 ) -> list[Shard]:
-    """The shards of a split: ``rows`` images each, of the first ``limit`` images (0 = all).
+    """The shards of a split: ``rows`` images each, of ``limit`` images (0 = all).
 
     Where a limit is given, the images are spread evenly over the split, so that a data set sorted by
-    class gives every class its share.
+    class gives every class its share. With a seed to ``draw`` by they are then put in a random order:
+    any first few shards are a random sample of all.
 
     Raises:
         DataError: the split is missing or empty, or a label is outside 0..classes-1.
@@ -197,6 +207,9 @@ def plan_shards(
     check_labels(items, classes, data)
     if 0 < limit < len(items):
         items = [items[place * len(items) // limit] for place in range(limit)]
+    if draw is not None:
+        # random.sample gives the same sample for a seed on every platform and version from 3.11 on.
+        items = random.Random(draw).sample(items, len(items))  # noqa: S311 - no secret is drawn
     return [
         Shard(
             split=split,
@@ -206,6 +219,7 @@ def plan_shards(
             image_size=image_size,
             crop_fraction=crop_fraction,
             encoded=encoded,
+            drawn=draw is not None,
         )
         for index, chunk in enumerate(_chunks(items, rows))
     ]

@@ -15,7 +15,7 @@ from orchestrator.store.record import ArtifactRecord, FileEntry, library_version
 from orchestrator.transfer.climb import Moved
 from orchestrator.transfer.work import AttackUnit, WorkUnit
 
-_FILE, _KEPT, _PARTIAL = "images.safetensors", "moved", "partial"
+_FILE, _KEPT, _PARTIAL, _FOR_GOOD = "images.safetensors", "moved", "partial", "adversarial"
 _TENSORS = ("worst", "best", "forwards", "backwards", "fooled")
 
 
@@ -39,13 +39,17 @@ def read_moved(
 ) -> tuple[Moved, ArtifactRecord] | None:
     """The images, on the device of ``like``, and their record; None where they are gone.
 
+    Those of all rows may also be there for good.
+
     Raises:
         StaleArtifact: another attack, source or shard made them.
         DamagedArtifact: they are not images of this shard.
     """
-    address, rungs = _place(unit, rows), len(unit.unit.ladder.threats)
-    if not store.has(address):
+    places = [_place(unit, rows), *([] if rows else [_for_good(unit)])]
+    address = next((place for place in places if store.has(place)), None)
+    if address is None:
         return None
+    rungs = len(unit.unit.ladder.threats)
     record = store.record(address, unit.recipe)
     tensors = parse_weights(store.read(address, _FILE, record), address)
     tensors.setdefault("best", tensors.get("worst", torch.empty(0)))
@@ -76,7 +80,10 @@ def drop_rows(store: ArtifactStore, unit: AttackUnit, rows: Iterable[str]) -> No
 
 
 def kept_moved(store: ArtifactStore, pending: Iterable[WorkUnit]) -> set[str]:
-    """Addresses of kept images that pending units will read; those no unit waits for are removed."""
+    """Addresses of attacks whose images are kept, for pending units to read.
+
+    Images that no unit waits for are removed; those that were kept for good are not.
+    """
     units = [unit.attack_unit for unit in pending]
     wanted, partial = {unit.address for unit in units}, {unit.partial for unit in units}
     kept = set(store.addresses(_KEPT))
@@ -85,26 +92,35 @@ def kept_moved(store: ArtifactStore, pending: Iterable[WorkUnit]) -> set[str]:
     for address in store.addresses(_PARTIAL):
         if address.rpartition("/")[0] not in partial:
             store.delete(address)
-    return kept & wanted
+    for_good = store.stamps(_FOR_GOOD)
+    return (kept & wanted) | {unit.address for unit in units if _for_good(unit) in for_good}
 
 
 def keep_for_good(
-    store: ArtifactStore, unit: WorkUnit, moved: Moved, images: Float[Tensor, "images 3 size size"]
+    store: ArtifactStore,
+    unit: AttackUnit,
+    moved: Moved,
+    images: Float[Tensor, "images 3 size size"],
+    told: Mapping[str, Any],
 ) -> None:
-    """Commit a unit's adversarial images, with the masks that say which of them are what.
+    """Commit an attack's adversarial images, with the masks that say which of them are what.
 
     ``worst`` and ``best`` are float32 in [0, 1], threats × images × 3 × size × size; ``moved_worst``
-    and ``moved_best`` say which are not the image itself, ``fooled`` where the source fell. Images are
-    in the order of their shard.
+    and ``moved_best`` are 1 for those that are not the image itself, ``fooled`` where the source fell.
+    Images are in the order of their shard.
     """
     masks = {
-        f"moved_{name}": (tensor != images).flatten(2).any(dim=2).cpu()
+        f"moved_{name}": (tensor != images).flatten(2).any(dim=2).long().cpu()
         for name, tensor in (("worst", moved.worst), ("best", moved.best))
     }
-    epsilons = [threat.epsilon for threat in unit.ladder.threats]
-    told = {"source": unit.source.name, "shard": unit.shard, "norm": unit.ladder.norm, "epsilons": epsilons}
-    address = f"adversarial/{unit.prefix.removeprefix('outcomes/')}"
-    _save(store, address, unit.attack_recipe, _tensors(moved) | masks, told)
+    work = unit.unit
+    epsilons = [threat.epsilon for threat in work.ladder.threats]
+    what = {"source": work.source.name, "shard": work.shard, "norm": work.ladder.norm, "epsilons": epsilons}
+    _save(store, _for_good(unit), unit.recipe, _tensors(moved) | masks, {**told, **what})
+
+
+def _for_good(unit: AttackUnit) -> str:
+    return f"{_FOR_GOOD}/{unit.unit.prefix.removeprefix('outcomes/')}"
 
 
 def _place(unit: AttackUnit, rows: str) -> str:

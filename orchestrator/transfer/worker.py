@@ -86,12 +86,14 @@ class TransferWorker:
         if isinstance(unit, AttackUnit):
             save_moved(self.store, unit, moved, {**told, "seconds": time.monotonic() - started})
             return UnitAccount(len(shard.names), fooled, 0)
+        # Whoever reads images kept for good did not make them: their seconds are counted once, here.
+        of_attack = {**told, "seconds": 0.0}
         table, unconfirmed = self.scorer.score(work, shard, moved)
         told["unconfirmed"] += unconfirmed
         told["seconds"] = before + time.monotonic() - started
         first = self._commit(work, table, told)
         if self.keep_images:
-            keep_for_good(self.store, work, moved, shard.images)
+            keep_for_good(self.store, work.attack_unit, moved, shard.images, of_attack)
         if work.kept:
             drop_moved(self.store, work.attack_unit)
         return UnitAccount(len(shard.names), fooled, len(work.targets), first)

@@ -1,0 +1,155 @@
+"""Campaign: trainings and attacks of a plan, side by side; an attack begins once its models are there."""
+
+import functools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from typing_extensions import TypeIs
+
+from orchestrator.cluster.runner import Failed, Finished, MakeWorker
+from orchestrator.cluster.workplace import Trained, Workplace
+from orchestrator.errors import OrchestratorError
+from orchestrator.models.ref import ModelRef
+from orchestrator.models.rekey import Rekeying, rekey
+from orchestrator.models.stored import load_model
+from orchestrator.pipeline.agenda import Agenda, AttackAccount, AttackWork
+from orchestrator.pipeline.missing import missing
+from orchestrator.pipeline.plan import Plan
+from orchestrator.pipeline.progress import Reporter, Stage
+from orchestrator.store.artifacts import ArtifactStore
+from orchestrator.training.checkpoint import drop_checkpoints
+from orchestrator.training.finetune import EpochLine, TrainingUnit
+from orchestrator.transfer.moved import kept_moved
+from orchestrator.transfer.work import AttackUnit, Scored, WorkUnit, plan_units
+from orchestrator.transfer.worker import TransferWorker
+
+
+@dataclass
+class Campaign:
+    """One run of a plan's trainings and attacks at a workplace; what has a record is not done again."""
+
+    plan: Plan
+    store: ArtifactStore
+    workplace: Workplace
+    reporter: Reporter
+    attacking: Mapping[str, bool]
+    """Options of the attacks' workers; none of them changes an answer."""
+    failures: list[Failed[Any]] = field(default_factory=list)
+
+    def run(self) -> Sequence[Scored]:
+        """Train and attack to the end; the outcomes that fill the matrix."""
+        keyed = self.plan.keyed
+        training = missing(self.store, keyed, "models", lambda unit: unit.model)
+        rekeyings = missing(self.store, self.plan.rekeyed, "models", lambda each: each.model)
+        self._tidy(training)
+        units = plan_units(self.plan.units, self.store)
+        if training or units.pending:  # a finished study is only looked at
+            self.store.sweep()
+        awaited = [*(unit.model for unit in training), *(each.model for each in rekeyings)]
+        agenda = Agenda(units.pending, awaited, kept_moved(self.store, units.pending))
+        every, total = len(keyed) + len(self.plan.rekeyed), len(units.scored) + len(units.pending)
+        with (
+            self.reporter.stage("keyed models", every, every - len(awaited)) as models,
+            self.reporter.stage("attacks", total, len(units.scored)) as attacks,
+        ):
+            in_training = {unit.model for unit in training}
+            ready = [each for each in rekeyings if each.twin not in in_training]
+            self._rekey(ready, agenda, models)
+            trained: Iterator[Trained] = iter(())
+            attacked: Iterator[AttackAccount] = iter(())
+            if training:
+                trained = self.workplace.train(training, teller(models))
+            if units.pending:
+                attacked = self.workplace.work(self._attacker(), agenda)
+            for account in self.workplace.together(trained, attacked):
+                if _is_training(account):
+                    model = account.unit.model
+                    agenda.model_ended(model, self.trained(account, models))
+                    self._rekey([each for each in rekeyings if each.twin == model], agenda, models)
+                else:
+                    agenda.settle(account)
+                    self._attacked(account, attacks)
+        if units.pending:
+            units = plan_units(self.plan.restricted(self.there()), self.store)
+        return units.scored
+
+    def there(self) -> list[ModelRef]:
+        """The models that have been made."""
+        recorded = self.store.stamps("models")
+        return [model for model in self.plan.models if model.address in recorded]
+
+    def trained(self, account: Trained, stage: Stage) -> bool:
+        """Take note of a training that is over; whether the model is there."""
+        if isinstance(account, Failed):
+            self._fail(account)
+            return False
+        stage.advance(f"{account.unit.id} trained")
+        self._say_if_second(account.unit.id, account.account is not False)
+        return True
+
+    def _rekey(self, ready: Sequence[Rekeying], agenda: Agenda, stage: Stage) -> None:
+        """Rewrite models for another key: seconds, so it is done here. Without its twin there is none."""
+        for rekeying in ready:
+            made = self.store.has(rekeying.twin.address)
+            if made:
+                try:
+                    first = rekey(self.store, rekeying)
+                except OrchestratorError as error:
+                    self._fail(Failed(rekeying, f"{type(error).__name__}: {error}"))
+                    made = False
+                else:
+                    stage.advance(f"{rekeying.id} rewritten")
+                    self._say_if_second(rekeying.id, first)
+            agenda.model_ended(rekeying.model, made)
+
+    def _attacker(self) -> MakeWorker[AttackWork]:
+        architecture, keys = self.plan.study.architecture, self.plan.plain.keys
+        load = functools.partial(load_model, architecture=architecture, keys=keys)
+        return functools.partial(TransferWorker, self.store.uri, load, **self.attacking)
+
+    def _tidy(self, training: Sequence[TrainingUnit]) -> None:
+        """Drop checkpoints of finished models; their driver may have been killed before it did."""
+        left = {address.split("/")[1] for address in self.store.addresses("checkpoints")}
+        going_on = {unit.model for unit in training}
+        for model in self.plan.models:
+            if model.label in left and model not in going_on:
+                drop_checkpoints(self.store, model)
+
+    def _attacked(self, account: AttackAccount, stage: Stage) -> None:
+        if isinstance(account, Failed):
+            self._fail(account)
+        elif isinstance(account.unit, AttackUnit):
+            stage.tell(f"{account.unit.id}, {account.seconds:.1f} s")
+        else:
+            stage.advance(_told(account.unit, account))
+            self._say_if_second(account.unit.id, account.account.first)
+
+    def _say_if_second(self, made: str, first: bool) -> None:
+        if not first:
+            self.reporter.say(f"{made} was recorded by another driver first; its artifact stays")
+
+    def _fail(self, account: Failed[Any]) -> None:
+        self.failures.append(account)
+        self.reporter.say(f"failed: {account.unit.id}: {account.reason}")
+
+
+def teller(stage: Stage) -> Callable[[EpochLine], None]:
+    """What tells a stage of every epoch."""
+
+    def tell(line: EpochLine) -> None:
+        stage.tell(f"{line.model} epoch {line.epoch}/{line.epochs}, loss {line.loss:.3f}")
+
+    return tell
+
+
+def _is_training(account: Trained | AttackAccount) -> TypeIs[Trained]:
+    return isinstance(account.unit, TrainingUnit)
+
+
+def _told(unit: WorkUnit, account: Finished[Any]) -> str:
+    came_to = account.account
+    return (
+        f"{unit.attack} {unit.ladder} {unit.source.label} on {came_to.targets} targets, "
+        f"{unit.shard}: {came_to.source_fooled}/{came_to.images} fooled, {account.seconds:.1f} s"
+    )
