@@ -41,7 +41,7 @@ def tally(store: ArtifactStore, scored: Sequence[Scored]) -> TransferMatrix:
     if is_committed(store, MATRIX, recipe):
         with contextlib.suppress(DamagedArtifact):  # then it is counted again
             return _read_matrix(store)
-    matrix = build_matrix(in_order(functools.partial(_rows, store), scored, _READERS))
+    matrix = build_matrix(in_order(functools.partial(outcome_rows, store), scored, _READERS))
     sink = io.BytesIO()
     pq.write_table(matrix.table, sink, compression="zstd")
     seconds = sum(part.record.told("seconds", float, part.address) for part in scored)
@@ -92,7 +92,12 @@ def _read_matrix(store: ArtifactStore) -> TransferMatrix:
         return TransferMatrix(read_exactly(content, MATRIX_SCHEMA))
 
 
-def _rows(store: ArtifactStore, part: Scored) -> pa.Table:
+def outcome_rows(store: ArtifactStore, part: Scored) -> pa.Table:
+    """Recorded outcomes, those of targets that count; in the order of threats, targets and their shard.
+
+    Raises:
+        DamagedArtifact: they differ from their record, or are not outcome rows.
+    """
     content, recipe = store.read(part.address, OUTCOMES_FILE, part.record), part.record.recipe
     with told_as(DamagedArtifact, f"{part.address} is not outcomes", "Delete it and rerun."):
         table = read_exactly(content, OUTCOME_SCHEMA, _MOST_BYTES)

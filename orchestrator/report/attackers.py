@@ -1,25 +1,49 @@
 """Attackers compared: what one key's images, plain's and an ensemble's do to keys the attacker has not."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import nan
 
 from orchestrator.models.ensemble import member_names
 from orchestrator.models.ref import PLAIN
 from orchestrator.report.grid import Grid, lay_out, mean
 from orchestrator.report.summary import StudySummary
 from orchestrator.report.tables import Table
-from orchestrator.report.wording import NONE, method_words, percent, threat_words
+from orchestrator.report.wording import method_words, percent, threat_words
+
+
+@dataclass(frozen=True)
+class Attackers:
+    """One kind of source of a panel: fooling rates in [0, 1], nan where nothing was counted."""
+
+    kind: str
+    """``plain``, ``1 key``, ``2 keys and plain``."""
+    own: float
+    """On keys that are the source or among its members, mean over pairs."""
+    others: float
+    """On keys outside it, mean over pairs."""
+    most: float
+    """On the key outside it that falls most often."""
+
+
+def attackers(grid: Grid) -> list[Attackers]:
+    """The kinds of sources of a panel, singles first."""
+    found = []
+    for kind, sources in _kinds(grid).items():
+        inside = [rate for source in sources for rate in _rates(grid, source, own=True)]
+        outside = [rate for source in sources for rate in _rates(grid, source, own=False)]
+        found.append(Attackers(kind, mean(inside), mean(outside), max(outside, default=nan)))
+    return found
 
 
 def attacker_table(summary: StudySummary) -> Table:
     """One row for every attack, threat, method and kind of source: mean fooling rate on keys outside it."""
-    rows = []
-    for grid in lay_out(summary):
-        for kind, sources in _kinds(grid).items():
-            inside = [rate for source in sources for rate in _rates(grid, source, own=True)]
-            outside = [rate for source in sources for rate in _rates(grid, source, own=False)]
-            words = [grid.panel.attack, threat_words(grid.panel), method_words(grid.panel.method), kind]
-            worst = percent(max(outside)) if outside else NONE
-            rows.append([*words, percent(mean(inside)), percent(mean(outside)), worst])
+    rows = [
+        [grid.panel.attack, threat_words(grid.panel), method_words(grid.panel.method), line.kind]
+        + [percent(rate) for rate in (line.own, line.others, line.most)]
+        for grid in lay_out(summary)
+        for line in attackers(grid)
+    ]
     return Table(
         title="Attackers compared",
         note="Fooling rates in %, means over pairs of source and target. Own: the target is the source or "

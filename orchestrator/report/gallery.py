@@ -8,9 +8,13 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from orchestrator.report.curves import Climb, curves, draw_curves
-from orchestrator.report.grid import mean
+from orchestrator.report.dots import comparisons, draw_attacks, draw_rates
+from orchestrator.report.grid import Grid, mean
+from orchestrator.report.pairings import pairing_rates
 from orchestrator.report.sheet import COLUMN, PAGE, Sheet, inline_svg, paper_files
-from orchestrator.report.wording import share
+from orchestrator.report.wording import panel_words, picture_stem, share
+
+_DOTS = "Fooling rates of every attack and kind of source: own keys, other keys on average and at most."
 
 
 @dataclass(frozen=True)
@@ -33,6 +37,27 @@ class Plate:
 def curve_plates(found: Sequence[Climb]) -> list[Plate]:
     """One figure of curves for every attack that climbed."""
     return [Plate.of(climb.title, _told(climb), climb.stem, partial(draw_curves, climb)) for climb in found]
+
+
+def attack_plates(grids: Sequence[Grid]) -> list[Plate]:
+    """One figure of dots for every method and norm, at its largest radius."""
+    return [
+        Plate.of(each.title, f"{_DOTS} The table has the numbers.", each.stem, partial(draw_attacks, each))
+        for each in comparisons(grids)
+    ]
+
+
+def control_plates(grids: Sequence[Grid]) -> list[Plate]:
+    """What a key is worth beside other differences: one figure a panel, where a study has controls."""
+    plates = []
+    for grid in grids:
+        if grid.controls:
+            rates = pairing_rates(grid)
+            stem = picture_stem(grid.panel).replace("matrix", "controls", 1)
+            told = "; ".join(f"{rate.label} {share(rate.rate)}" for rate in rates)
+            draw = partial(draw_rates, rates)
+            plates.append(Plate.of(panel_words(grid.panel), f"Mean fooling rates: {told}.", stem, draw))
+    return plates
 
 
 def _told(climb: Climb) -> str:

@@ -1,13 +1,13 @@
 """Grid: one panel in reading order, plain first, with the readings that pages and figures share."""
 
 import math
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
 import numpy as np
 
+from orchestrator.models.control import control_of
 from orchestrator.models.ensemble import member_names
 from orchestrator.models.ref import PLAIN
 from orchestrator.report.summary import StudySummary
@@ -15,8 +15,6 @@ from orchestrator.transfer.matrix import Cell, Interval, Panel
 
 # What a missing cell reads as: nothing was counted, so every rate of it is nan.
 _NOTHING = Cell(n=0, clean_correct=0, adv_correct=0, eligible=0, fooled=0)
-# Models that are no key of the fleet, but show what a key is to be compared with.
-_CONTROL = re.compile(r"(?:seed|same-key|rekeyed)-\d+")
 
 
 @dataclass(frozen=True)
@@ -75,8 +73,8 @@ class Grid:
 
 
 def is_control(name: str) -> bool:
-    """Whether a name is that of a control model, such as ``seed-0``."""
-    return _CONTROL.fullmatch(name) is not None
+    """Whether a model is no key of the fleet, but shows what a key is to be compared with."""
+    return control_of(name) is not None
 
 
 def lay_out(summary: StudySummary) -> list[Grid]:

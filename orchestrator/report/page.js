@@ -44,10 +44,10 @@
 
   function showExamples(place, panel, cell) {
     const found = panel.examples && panel.examples[cell.source], readings = found && found.readings[cell.target];
-    if (panel.examples && !readings) add(place, "p", "The page holds no example images of this pair.", "note");
+    if (album && !readings) add(place, "p", "The page holds no example images of this cell.", "note");
     if (!readings) return;
-    const member = cell.source.split("@")[0].split("+").includes(cell.target);
-    const [adversarial, steps] = (member && found.own) || found.others;
+    const moved = album.moved[found.moved], member = cell.source.split("@")[0].split("+").includes(cell.target);
+    const [adversarial, steps] = (member && moved.own) || moved.others;
     const table = add(add(place, "div", "", "scroll"), "table", "", "examples");
     const line = (words, fill) => {
       const row = add(table, "tr");
@@ -64,7 +64,7 @@
     });
     pictures("clean", album.clean);
     pictures("adversarial", adversarial);
-    pictures(`perturbation × ${found.factor}`, steps);
+    pictures(`perturbation × ${moved.factor}`, steps);
     classes("label", (_, label) => label);
     classes("read before", (index) => readings[index][0]);
     classes("read after", (index) => readings[index][1]);

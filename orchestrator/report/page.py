@@ -13,10 +13,11 @@ from orchestrator.report.attackers import attacker_table
 from orchestrator.report.cells import page_data
 from orchestrator.report.curves import climbs, curve_table
 from orchestrator.report.export import matrix_csv, matrix_parquet, paper_heatmaps
-from orchestrator.report.gallery import curve_plates
+from orchestrator.report.gallery import attack_plates, control_plates, curve_plates
 from orchestrator.report.grid import lay_out
 from orchestrator.report.guide import CAVEATS, TERMS
 from orchestrator.report.paper import table_one, table_two
+from orchestrator.report.prints import develop
 from orchestrator.report.section import make_sections, tiles
 from orchestrator.report.summary import StudySummary
 from orchestrator.report.tables import key_table, settings_table, stage_table
@@ -29,9 +30,12 @@ def write_report(summary: StudySummary) -> dict[str, bytes]:
     """All files of a study's report by name; the same summary gives the same bytes."""
     grids = lay_out(summary)
     headlines = [read_headline(grid) for grid in grids]
-    sections = make_sections(headlines)
+    prints = develop(summary.album) if summary.album else None
+    sections = make_sections(headlines, prints)
     climbed = climbs(grids)
-    curves = curve_plates(climbed)
+    curves, attacks = curve_plates(climbed), attack_plates(grids)
+    pairs = zip(grids, sections, strict=True)
+    controls = control_plates([grid for grid, section in pairs if not section.smaller])
     content: dict[str, Any] = {
         "study": summary.study,
         "notes": summary.notes,
@@ -40,13 +44,18 @@ def write_report(summary: StudySummary) -> dict[str, bytes]:
         "sections": sections,
         "curves": curves,
         "curve_table": curve_table(climbed),
+        "attacks": attacks,
         "attackers": attacker_table(summary),
+        "controls": controls,
         "papers": [table_one(summary), table_two(summary)],
         "models": key_table(summary),
         "ends": [stage_table(summary), settings_table(summary)],
         "terms": TERMS,
         "caveats": CAVEATS,
-        "data": page_data({each.stem: each.picture.cells for each in sections if each.picture}),
+        "data": page_data(
+            {each.stem: each.picture.cells for each in sections if each.picture},
+            album=prints and prints.json,
+        ),
     }
     files = {
         "index.html": _render("page.html.j2", content | _inlined()),
@@ -54,7 +63,7 @@ def write_report(summary: StudySummary) -> dict[str, bytes]:
         "matrix.csv": matrix_csv(summary.matrix),
         "matrix.parquet": matrix_parquet(summary.matrix),
     }
-    for plate in curves:
+    for plate in (*curves, *attacks, *controls):
         files |= plate.files
     return files | paper_heatmaps(grids)
 

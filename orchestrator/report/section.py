@@ -10,6 +10,7 @@ from orchestrator.report.cells import panel_cells
 from orchestrator.report.grid import Grid
 from orchestrator.report.heatmap import draw_heatmap
 from orchestrator.report.order import clustered
+from orchestrator.report.prints import Prints
 from orchestrator.report.sheet import PAGE, inline_svg
 from orchestrator.report.tables import Table, matrix_table, source_table
 from orchestrator.report.verdict import Headline, sentence
@@ -60,14 +61,14 @@ class Section:
     """None where the page is full."""
 
 
-def make_sections(headlines: Sequence[Headline]) -> list[Section]:
+def make_sections(headlines: Sequence[Headline], prints: Prints | None) -> list[Section]:
     """A section a panel; pictures go to the largest radii first, as far as there is room."""
     largest = _largest([line.grid for line in headlines])
     smaller = [line.grid.panel.epsilon < largest[_climb(line.grid)] for line in headlines]
     pictures: dict[int, Picture] = {}
     room = _MOST_BYTES
     for place in sorted(range(len(headlines)), key=lambda place: smaller[place]):
-        picture = _picture(headlines[place].grid)
+        picture = _picture(headlines[place].grid, prints)
         if picture.weight <= room:
             pictures[place] = picture
             room -= picture.weight
@@ -114,7 +115,7 @@ def _largest(grids: Sequence[Grid]) -> dict[tuple[str, str, str], float]:
     return largest
 
 
-def _picture(grid: Grid) -> Picture:
+def _picture(grid: Grid, prints: Prints | None) -> Picture:
     again = clustered(grid)
     orders = [grid] if again.names == grid.names else [grid, again]
     name = picture_stem(grid.panel)
@@ -129,10 +130,17 @@ def _picture(grid: Grid) -> Picture:
         width=pixels,
         least=min(pixels, round(6 * len(grid.names) / drawn[0].box[2])),
         box=f"left:{left};top:{top};width:{width};height:{height}",
-        caption="Fooling rate in %"
-        + (", below it its 95 % interval" if drawn[0].bounded else "")
-        + "; colours by its square root. Framed: source and target are the same model.",
-        cells=panel_cells(grid, orders),
+        caption=_caption(grid, drawn[0].bounded, prints),
+        cells=panel_cells(grid, orders) | ({"examples": prints.of(grid)} if prints else {}),
+    )
+
+
+def _caption(grid: Grid, bounded: bool, prints: Prints | None) -> str:
+    interval = ", below it its 95 % interval" if bounded else ""
+    told = f" {prints.told(grid)}" if prints else ""
+    return (
+        f"Fooling rate in %{interval}; colours by its square root. Framed: source and target are the same "
+        f"model.{told}"
     )
 
 
