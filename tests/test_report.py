@@ -41,7 +41,7 @@ from orchestrator.transfer.outcomes import OUTCOME_SCHEMA
 
 LINF, L2 = ("linf", 8 / 255), ("l2", 0.5)
 PNG = b"\x89PNG\r\n\x1a\n"
-BESIDE = {"index.html", "report.md", "matrix.csv", "matrix.parquet"}
+BESIDE = {"index.html", "report.md", "matrix.csv", "matrix.parquet", "tables.tex"}
 
 
 def make_row(panel, source, target, n=200, clean=160, adversarial=80, eligible=150, fooled=75):

@@ -2,6 +2,7 @@
 
 import re
 from base64 import b64encode
+from collections.abc import Sequence
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -11,16 +12,18 @@ from markupsafe import Markup, escape
 
 from orchestrator.report.attackers import attacker_table
 from orchestrator.report.cells import page_data
+from orchestrator.report.costs import cost_table
 from orchestrator.report.curves import climbs, curve_table
 from orchestrator.report.export import matrix_csv, matrix_parquet, paper_heatmaps
 from orchestrator.report.gallery import attack_plates, control_plates, curve_plates
-from orchestrator.report.grid import lay_out
+from orchestrator.report.grid import Grid, lay_out
 from orchestrator.report.guide import CAVEATS, TERMS
+from orchestrator.report.latex import tables_tex
 from orchestrator.report.paper import table_one, table_two
 from orchestrator.report.prints import develop
 from orchestrator.report.section import make_sections, tiles
 from orchestrator.report.summary import StudySummary
-from orchestrator.report.tables import key_table, settings_table, stage_table
+from orchestrator.report.tables import Table, key_table, settings_table, stage_table
 from orchestrator.report.verdict import lead, read_headline
 
 _ROOM = Path(__file__).parent
@@ -35,7 +38,9 @@ def write_report(summary: StudySummary) -> dict[str, bytes]:
     climbed = climbs(grids)
     curves, attacks = curve_plates(climbed), attack_plates(grids)
     pairs = zip(grids, sections, strict=True)
-    controls = control_plates([grid for grid, section in pairs if not section.smaller])
+    largest = [grid for grid, section in pairs if not section.smaller]
+    controls = control_plates(largest)
+    papers = [table_one(summary), table_two(summary)]
     content: dict[str, Any] = {
         "study": summary.study,
         "notes": summary.notes,
@@ -47,7 +52,8 @@ def write_report(summary: StudySummary) -> dict[str, bytes]:
         "attacks": attacks,
         "attackers": attacker_table(summary),
         "controls": controls,
-        "papers": [table_one(summary), table_two(summary)],
+        "papers": papers,
+        "costs": cost_table(summary),
         "models": key_table(summary),
         "ends": [stage_table(summary), settings_table(summary)],
         "terms": TERMS,
@@ -60,12 +66,19 @@ def write_report(summary: StudySummary) -> dict[str, bytes]:
     files = {
         "index.html": _render("page.html.j2", content | _inlined()),
         "report.md": _render("page.md.j2", content),
+        "tables.tex": tables_tex([*_narrow(summary, largest), papers[1]]),
         "matrix.csv": matrix_csv(summary.matrix),
         "matrix.parquet": matrix_parquet(summary.matrix),
     }
     for plate in (*curves, *attacks, *controls):
         files |= plate.files
     return files | paper_heatmaps(grids)
+
+
+def _narrow(summary: StudySummary, largest: Sequence[Grid]) -> list[Table]:
+    """Table I once for every attack, at the largest radius of each norm: as wide as the paper's."""
+    attacks = dict.fromkeys(grid.panel.attack for grid in largest)
+    return [table_one(summary, [grid for grid in largest if grid.panel.attack == a]) for a in attacks]
 
 
 def _inlined() -> dict[str, Any]:
