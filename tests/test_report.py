@@ -4,24 +4,29 @@ import csv
 import io
 import math
 import re
+from base64 import b64encode
 from collections import Counter
+from hashlib import sha256
 from html.parser import HTMLParser
 from itertools import product
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from orchestrator.attacks.threat import Threat
-from orchestrator.report.figures import heatmap_png
 from orchestrator.report.grid import lay_out
+from orchestrator.report.heatmap import draw_heatmap
+from orchestrator.report.order import clustered
 from orchestrator.report.page import write_report
 from orchestrator.report.paper import table_one, table_two
+from orchestrator.report.sheet import COLUMN, PAGE, inline_svg, paper_files
 from orchestrator.report.summary import ModelLine, StageLine, StudySummary
 from orchestrator.report.tables import key_table, matrix_table, settings_table, stage_table
 from orchestrator.report.verdict import lead, read_headline, sentence
-from orchestrator.report.wording import duration, picture_name, threat_words
+from orchestrator.report.wording import duration, picture_stem, threat_words
 from orchestrator.statistics.proportion import wilson
 from orchestrator.transfer.counting import build_matrix
 from orchestrator.transfer.matrix import (
@@ -35,6 +40,7 @@ from orchestrator.transfer.outcomes import OUTCOME_SCHEMA
 
 LINF, L2 = ("linf", 8 / 255), ("l2", 0.5)
 PNG = b"\x89PNG\r\n\x1a\n"
+BESIDE = {"index.html", "report.md", "matrix.csv", "matrix.parquet", "tables.tex"}
 
 
 def make_row(panel, source, target, n=200, clean=160, adversarial=80, eligible=150, fooled=75):
@@ -100,7 +106,7 @@ class Page(HTMLParser):
 
     def __init__(self, text):
         super().__init__()
-        self.open, self.references, self.seen, self.images = [], [], Counter(), []
+        self.open, self.references, self.seen, self.pictures = [], [], Counter(), []
         self.text = ""
         self.feed(text)
         self.close()
@@ -110,8 +116,8 @@ class Page(HTMLParser):
         self.seen[tag] += 1
         given_ = dict(attrs)
         self.references += [given_[name] for name in ("src", "href", "srcset") if name in given_]
-        if tag == "img":
-            self.images.append(given_)
+        if given_.get("role") == "img":
+            self.pictures.append(given_["aria-label"])
         if tag not in self.void:
             self.open.append(tag)
 
@@ -243,7 +249,7 @@ def test_pairs_that_were_never_tried_are_left_out_and_not_drawn_as_zero():
     grid = lay_out(make_summary(rows))[0]
     assert len(matrix_table(grid).rows) == len(rows)
     assert math.isnan(grid.fooling()[grid.names.index("k-b"), 0])
-    assert heatmap_png(grid).startswith(PNG)
+    assert paper_files(draw_heatmap(grid, COLUMN).figure, "matrix")["matrix.png"].startswith(PNG)
 
 
 def test_plain_comes_first_and_keys_in_the_order_of_the_models():
@@ -269,10 +275,12 @@ def test_verdict_doubts_an_attack_that_fails_at_home():
 
 def test_report_holds_a_page_its_twin_a_csv_and_a_picture_per_panel():
     files = write_report(make_study(3, methods=("full", "lora"), threats=(LINF, L2)))
-    pictures = {f"matrix-{m}-apgd-{t}.png" for m in ("full", "lora") for t in ("linf-8of255", "l2-0.5")}
-    assert set(files) == {"index.html", "report.md", "matrix.csv"} | pictures
-    assert all(files[name].startswith(PNG) for name in pictures)
-    assert all(f"]({name})" in files["report.md"].decode() for name in pictures)
+    stems = {f"matrix-{m}-apgd-{t}" for m in ("full", "lora") for t in ("linf-8of255", "l2-0.5")}
+    pictures = {f"{stem}.{kind}" for stem in stems for kind in ("svg", "png", "pdf")}
+    assert set(files) == BESIDE | pictures
+    assert all(files[f"{stem}.png"].startswith(PNG) for stem in stems)
+    assert all(f"]({stem}.png)" in files["report.md"].decode() for stem in stems)
+    assert pq.read_table(pa.BufferReader(files["matrix.parquet"])).num_rows == 4 * 16
     lines = list(csv.DictReader(io.StringIO(files["matrix.csv"].decode())))
     assert len(lines) == 4 * 16
     assert {line["fooling_rate"] for line in lines} == {"0.990000", "0.150000", "0.250000"}
@@ -286,10 +294,12 @@ def test_page_needs_nothing_from_outside():
         assert reference.startswith(("data:", "#")) or reference in files
     assert "http:" not in text
     assert "https:" not in text
-    assert page.seen["script"] == 0
+    assert page.seen["script"] == 2
     assert page.seen["h1"] == 1
-    assert "url(" not in text
-    assert [image["alt"][:7] for image in page.images] == ["Heatmap"]
+    assert all(place.startswith("#") for place in re.findall(r"url\((.)", text))
+    assert {label[:7] for label in page.pictures} == {"Heatmap"}
+    script = re.search(r"<script>(.*?)</script>", text, re.DOTALL)[1]
+    assert b64encode(sha256(script.encode()).digest()).decode() in text
     assert "2 images were left out." in text
     assert "Fooled / eligible" in page.text  # the picture's numbers, pair by pair
 
@@ -298,7 +308,7 @@ def test_hostile_names_stay_text():
     hostile = "<script>alert(1)</script> | [x](y) *b*"
     files = write_report(make_study(2, study=hostile, notes=(hostile,), evil=hostile))
     page = Page(files["index.html"].decode())
-    assert page.seen["script"] == 0
+    assert page.seen["script"] == 2
     assert "&lt;script&gt;" in files["index.html"].decode()
     written = files["report.md"].decode()
     assert "<script" not in written
@@ -323,11 +333,57 @@ def test_the_same_summary_gives_the_same_bytes():
 
 def test_pictures_carry_no_time_and_no_maker():
     grid = lay_out(make_study(2))[0]
-    for dark in (False, True):
-        picture = heatmap_png(grid, dark=dark)
-        assert picture.startswith(PNG)
-        assert not any(mark in picture for mark in (b"tEXt", b"tIME", b"iTXt"))
-    assert heatmap_png(grid) != heatmap_png(grid, dark=True)
+    make = lambda: paper_files(draw_heatmap(grid, COLUMN).figure, "matrix")  # noqa: E731
+    files = make()
+    assert files == make()
+    for content in files.values():
+        for mark in (b"tEXt", b"tIME", b"iTXt", b"CreationDate", b"Matplotlib", b"<dc:date>"):
+            assert mark not in content
+    assert b"/FontFile2" in files["matrix.pdf"], "whole TrueType fonts (Type 42)"
+    assert b"/Type3" not in files["matrix.pdf"]
+
+
+def test_a_figure_for_a_paper_fits_its_column():
+    for count in (4, 32, 128):
+        width, height = draw_heatmap(lay_out(make_study(count))[0], COLUMN).figure.get_size_inches()
+        assert 0 < width <= 3.33 + 1e-6
+        assert height < 4
+
+
+def test_a_figure_in_the_page_takes_its_colours_from_the_page():
+    svg = inline_svg(draw_heatmap(lay_out(make_study(2))[0], PAGE).figure, "m")
+    assert "var(--ink)" in svg
+    assert "#0100" not in svg
+    assert "http" not in svg
+    Page(svg)
+
+
+def test_clustered_order_puts_keys_that_fall_to_each_other_side_by_side():
+    names = ["k-a", "k-b", "k-c", "k-d"]
+    near = {frozenset(("k-a", "k-c")), frozenset(("k-b", "k-d"))}
+    rows = [
+        make_row(("full", "apgd", *LINF), s, t, eligible=100, fooled=60 if {s, t} in near else 10)
+        for s, t in product(["plain", *names, "seed-0"], repeat=2)
+    ]
+    grid = lay_out(make_summary(rows))[0]
+    assert grid.names == ["plain", *names, "seed-0"]
+    order = clustered(grid).names
+    assert order[0] == "plain"
+    assert order[-1] == "seed-0"
+    assert {frozenset(order[1:3]), frozenset(order[3:5])} == near
+
+
+def test_controls_stand_after_the_keys_and_are_none():
+    rows = [
+        make_row(("full", "apgd", *LINF), s, t)
+        for s, t in product(["plain", "same-key-0", "k-a", "seed-0", "k-b", "k-a+k-b"], repeat=2)
+        if "+" not in t
+    ]
+    grid = lay_out(make_summary(rows))[0]
+    assert grid.keys == ["k-a", "k-b"]
+    assert grid.rows == ["plain", "k-a", "k-b", "same-key-0", "seed-0", "k-a+k-b"]
+    assert grid.seams == [1, 3, 5]
+    assert grid.fooling().shape == (6, 5)
 
 
 def test_a_fleet_of_128_keys_fits_in_one_light_page():
@@ -343,9 +399,9 @@ def test_a_fleet_of_128_keys_fits_in_one_light_page():
 def test_a_study_without_outcomes_still_has_a_page():
     files = write_report(make_summary([]))
     text = files["index.html"].decode()
-    assert Page(text).seen["img"] == 0
+    assert Page(text).pictures == []
     assert "No outcomes have been recorded yet" in text
-    assert set(files) == {"index.html", "report.md", "matrix.csv"}
+    assert set(files) == BESIDE
 
 
 def test_stages_and_settings_are_listed_as_given():
@@ -359,7 +415,7 @@ def test_a_threat_is_written_as_the_attacks_write_it(text):
     threat = Threat.parse(text)
     panel = Panel("full", "apgd", threat.norm, threat.epsilon)
     assert threat_words(panel).endswith(" ε = " + str(threat).split(":")[1])
-    assert picture_name(panel) == f"matrix-full-apgd-{threat.slug}.png"
+    assert picture_stem(panel) == f"matrix-full-apgd-{threat.slug}"
 
 
 @pytest.mark.parametrize(

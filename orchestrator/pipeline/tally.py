@@ -48,15 +48,24 @@ def tally(store: ArtifactStore, scored: Sequence[Scored]) -> TransferMatrix:
     readers = max(1, min(_READERS, _AHEAD_BYTES // max(1, 2 * largest)))
     read = functools.partial(_content, store)
     for part, content in zip(scored, in_order(read, scored, readers), strict=True):
-        with told_as(DamagedArtifact, f"{part.address} is not outcomes", "Delete it and rerun."):
-            for rows in _rows(part, content):
-                count.add(rows)
+        for rows in _rows(part, content):
+            count.add(rows)
     matrix = count.matrix()
     seconds = sum(part.record.told("seconds", float, part.address) for part in scored)
     told = {"attack_seconds": seconds, "units": len(scored)}
     files = {MATRIX_FILE: table_bytes(matrix.table), **draw_files(matrix)}
     replace_artifact(store, MATRIX, recipe, files, told)
     return matrix
+
+
+def outcome_rows(store: ArtifactStore, part: Scored) -> pa.Table:
+    """Recorded outcomes of the targets that count, the columns that are counted; in their own order.
+
+    Raises:
+        DamagedArtifact: they differ from their record, or are not outcome rows.
+    """
+    schema = pa.schema([OUTCOME_SCHEMA.field(name) for name in COLUMNS])
+    return pa.Table.from_batches(_rows(part, _content(store, part)), schema)
 
 
 def count_cells(scored: Sequence[Scored]) -> int:
@@ -119,6 +128,11 @@ def _content(store: ArtifactStore, part: Scored) -> bytes:
 
 def _rows(part: Scored, content: bytes) -> Iterator[pa.RecordBatch]:
     """The rows that count, checked against what their record says they are of."""
+    with told_as(DamagedArtifact, f"{part.address} is not outcomes", "Delete it and rerun."):
+        yield from _checked(part, content)
+
+
+def _checked(part: Scored, content: bytes) -> Iterator[pa.RecordBatch]:
     recipe = part.record.recipe
     expected = {name: [recipe[name]] for name in ("attack", "norm")}
     expected |= {"epsilon": list(recipe["epsilons"])}

@@ -1,8 +1,10 @@
 """From records and matrix to the report's summary, and the report into the store."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from orchestrator.models.ref import ModelRef
+from orchestrator.pipeline.pictures import examples_digests, gather_album
 from orchestrator.pipeline.plan import Plan
 from orchestrator.pipeline.tally import MATRIX, is_committed, replace_artifact
 from orchestrator.pipeline.warnings import warn
@@ -36,14 +38,16 @@ def write_up(
         notes: what could not be done, one sentence each.
     """
     warnings = warn(scored, matrix, plan.study.parsed_attacks())
-    summary = summarise(plan, models, matrix, store, [*notes, *warnings])
+    summary = summarise(plan, models, matrix, store, scored, [*notes, *warnings])
     recipe = {
         "matrix": store.record(MATRIX).digest,
         "settings": dict(summary.settings),
         "notes": list(summary.notes),
+        "examples": examples_digests(scored),
     }
     if not is_committed(store, REPORT, recipe):
-        replace_artifact(store, REPORT, recipe, dict(write_report(summary)), {})
+        whole = replace(summary, album=gather_album(store, scored))
+        replace_artifact(store, REPORT, recipe, dict(write_report(whole)), {})
     return store.locate(REPORT, "index.html")
 
 
@@ -52,9 +56,10 @@ def summarise(
     models: Sequence[ModelRef],
     matrix: TransferMatrix,
     store: ArtifactStore,
+    scored: Sequence[Scored],
     notes: Sequence[str],
 ) -> StudySummary:
-    """Everything the report says, from the store's records."""
+    """Everything the report says, from the store's records; no example images yet."""
     trained = read_records(store, "models")
     lines = [_model_line(trained[model.address], model) for model in models]
     cut = read_records(store, "shards")
@@ -78,6 +83,7 @@ def summarise(
         models=lines,
         stages=stages,
         notes=[*_left_out(left_out), *notes],
+        attack_seconds=_attack_seconds(scored),
     )
 
 
@@ -116,6 +122,14 @@ def _model_line(record: ArtifactRecord, model: ModelRef) -> ModelLine:
         epochs=record.told("epochs", int, address),
         seconds=record.told("seconds", float, address),
     )
+
+
+def _attack_seconds(scored: Sequence[Scored]) -> dict[str, float]:
+    seconds: dict[str, float] = {}
+    for part in scored:
+        source = part.address.split("/")[2]
+        seconds[source] = seconds.get(source, 0.0) + part.record.told("seconds", float, part.address)
+    return seconds
 
 
 def _left_out(names: Sequence[str]) -> list[str]:

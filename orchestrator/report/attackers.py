@@ -1,6 +1,8 @@
 """Attackers compared: what one key's images, plain's and an ensemble's do to keys the attacker has not."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import nan
 
 import numpy as np
 
@@ -15,20 +17,47 @@ from orchestrator.statistics.estimate import Estimate, difference
 from orchestrator.statistics.pairs import Pairs, mean_rate
 
 
+@dataclass(frozen=True)
+class Attackers:
+    """One kind of source of a panel: fooling rates in [0, 1], nan where nothing was counted."""
+
+    kind: str
+    """``plain``, ``1 key``, ``2 keys and plain``."""
+    sources: Sequence[str]
+    own: float
+    """On keys that are the source or among its members, mean over pairs."""
+    others: float
+    """On keys outside it, mean over pairs."""
+    most: float
+    """On the key outside it that falls most often."""
+
+
+def attackers(grid: Grid) -> list[Attackers]:
+    """The kinds of sources of a panel, singles first."""
+    found = []
+    for kind, sources in _kinds(grid).items():
+        inside = [rate for source in sources for rate in _rates(grid, source, own=True)]
+        outside = [rate for source in sources for rate in _rates(grid, source, own=False)]
+        found.append(Attackers(kind, sources, mean(inside), mean(outside), max(outside, default=nan)))
+    return found
+
+
 def attacker_table(summary: StudySummary) -> Table:
     """One row for every attack, threat, method and kind of source: mean fooling rate on keys outside it."""
     rows, told = [], list[Estimate]()
     first: dict[tuple[str, ...], Estimate] = {}
     for grid in lay_out(summary):
-        for kind, sources in _kinds(grid).items():
-            inside = [rate for source in sources for rate in _rates(grid, source, own=True)]
-            outside = [rate for source in sources for rate in _rates(grid, source, own=False)]
-            words = [grid.panel.attack, threat_words(grid.panel), method_words(grid.panel.method), kind]
-            reached = mean_rate(_outside(grid, sources), grid.clusters)
+        for line in attackers(grid):
+            words = [
+                grid.panel.attack,
+                threat_words(grid.panel),
+                method_words(grid.panel.method),
+                line.kind,
+            ]
+            reached = mean_rate(_outside(grid, line.sources), grid.clusters)
             beside = first.setdefault(tuple(words[1:]), reached)
             apart = NONE if beside is reached else estimated(difference(reached, beside))
-            worst = percent(max(outside)) if outside else NONE
-            rows.append([*words, percent(mean(inside)), estimated(reached), apart, worst])
+            rows.append([*words, percent(line.own), estimated(reached), apart, percent(line.most)])
             told.append(reached)
     return Table(
         title="Attackers compared",

@@ -21,13 +21,13 @@ _NOTHING = Cell(n=0, clean_correct=0, adv_correct=0, eligible=0, fooled=0)
 
 @dataclass(frozen=True)
 class Grid:
-    """One panel with a reading order: ``names`` label both the rows (sources) and the columns."""
+    """One panel with a reading order: ``names`` label columns (targets) and the first rows (sources)."""
 
     panel: Panel
     names: Sequence[str]
     cells: Mapping[tuple[str, str], Cell]
     ensembles: Sequence[str] = ()
-    """Sources of several models, which are no targets and stand beside the grid."""
+    """Sources of several models, which are no targets: the last rows."""
     twins: Mapping[str, str] = field(default_factory=dict)
     """Of each control that has the key of a slot, or its weights, that slot's key id."""
     matrix: TransferMatrix | None = None
@@ -38,20 +38,31 @@ class Grid:
         return self.cells.get((source, target), _NOTHING)
 
     @property
+    def rows(self) -> list[str]:
+        """All sources, from top to bottom."""
+        return [*self.names, *self.ensembles]
+
+    @property
     def keys(self) -> list[str]:
         """The keyed models, in reading order; controls are apart."""
-        return [name for name in self.names if name != PLAIN and control_of(name) is None]
+        return [name for name in self.names if name != PLAIN and not is_control(name)]
 
     @property
     def controls(self) -> list[str]:
         """The controls, in reading order."""
-        return [name for name in self.names if control_of(name) is not None]
+        return [name for name in self.names if is_control(name)]
 
     @property
     def clusters(self) -> dict[str, str]:
         """What every model is left out with, to see how much depends on a key; plain always stays."""
         models = [*(name for name in self.names if name != PLAIN), *self.ensembles]
         return {name: self.twins.get(name, name) for name in models}
+
+    @property
+    def seams(self) -> list[int]:
+        """Where one kind of row ends and another begins, as numbers of rows above."""
+        ends = np.cumsum([PLAIN in self.names, len(self.keys), len(self.controls), len(self.ensembles)])
+        return sorted({int(end) for end in ends} - {0, len(self.rows)})
 
     def others(self, target: str) -> list[str]:
         """The keyed sources a target is compared with: every key but its own."""
@@ -63,8 +74,8 @@ class Grid:
         return matrix.pairs(self.panel, measure)
 
     def fooling(self) -> np.ndarray:
-        """Fooling rates in [0, 1], source by target; nan where nothing was eligible."""
-        return np.array([[self.cell(s, t).fooling.rate for t in self.names] for s in self.names])
+        """Fooling rates in [0, 1], all sources by all targets; nan where nothing was eligible."""
+        return np.array([[self.cell(s, t).fooling.rate for t in self.names] for s in self.rows])
 
     def clean(self, target: str) -> Interval:
         """Clean accuracy of a target, from whichever of its cells saw the most images."""
@@ -78,8 +89,13 @@ class Grid:
         return max(counted, key=lambda pair: pair[1].rate, default=("", _NOTHING.fooling))
 
 
+def is_control(name: str) -> bool:
+    """Whether a model is no key of the fleet, but shows what a key is to be compared with."""
+    return control_of(name) is not None
+
+
 def lay_out(summary: StudySummary) -> list[Grid]:
-    """Every panel of a study as a grid, keys in the order in which the models are listed."""
+    """Every panel of a study as a grid, keys in the order in which the models are listed, then controls."""
     listed = dict.fromkeys([PLAIN, *(model.name for model in summary.models)])
     twins = {model.name: model.twin for model in summary.models if model.twin}
     grids = []
@@ -88,7 +104,7 @@ def lay_out(summary: StudySummary) -> list[Grid]:
         ensembles = dict.fromkeys(source for source, _ in cells if len(member_names(source)) > 1)
         present = dict.fromkeys(name for pair in cells for name in pair if name not in ensembles)
         unlisted = [name for name in present if name not in listed]
-        names = [name for name in listed if name in present] + unlisted
+        names = sorted([*(name for name in listed if name in present), *unlisted], key=is_control)
         grids.append(Grid(panel, names, cells, list(ensembles), twins, summary.matrix))
     return grids
 

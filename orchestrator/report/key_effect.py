@@ -65,6 +65,11 @@ class KeyEffect:
         return combine(_share, self.same_key, self.other, self.own, bounds=(-np.inf, np.inf))
 
     @property
+    def controlled(self) -> bool:
+        """Whether any control says something."""
+        return any(np.isfinite(each.value) for each in (self.rekeyed, self.same_key, self.no_key))
+
+    @property
     def bars(self) -> Sequence[tuple[str, Estimate]]:
         """The rates for a figure, from what shares most to what shares least."""
         bars = (

@@ -35,7 +35,7 @@ def judge_key(grid: Grid) -> KeyVerdict:
 
 _NO_CONTROLS = (
     "This study has no controls, so it cannot say whether the key keeps images from travelling or merely "
-    "that each model was trained anew. Run it again with controls."
+    "that each model was trained anew. Run it again with --controls 3."
 )
 
 

@@ -1,12 +1,9 @@
-"""The report: one HTML page that needs no network, its Markdown twin, the pictures and a CSV."""
+"""The report: one HTML page that needs no network, its Markdown twin, and the files beside them."""
 
-import csv
-import math
 import re
 from base64 import b64encode
 from collections.abc import Sequence
-from dataclasses import dataclass
-from io import StringIO
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -14,147 +11,94 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from orchestrator.report.attackers import attacker_table
+from orchestrator.report.cells import page_data
 from orchestrator.report.compared import method_table
-from orchestrator.report.figures import DOTS_PER_INCH, heatmap_png
-from orchestrator.report.fleet import fleet_table
+from orchestrator.report.costs import cost_table
+from orchestrator.report.curves import climbs, curve_table
+from orchestrator.report.export import matrix_csv, matrix_parquet, paper_heatmaps
+from orchestrator.report.gallery import attack_plates, curve_plates, key_plate
 from orchestrator.report.grid import Grid, lay_out
 from orchestrator.report.guide import CAVEATS, TERMS
 from orchestrator.report.key_verdict import judge_key
+from orchestrator.report.latex import tables_tex
 from orchestrator.report.paper import table_one, table_two
+from orchestrator.report.prints import develop
+from orchestrator.report.section import make_sections, tiles
 from orchestrator.report.summary import StudySummary
-from orchestrator.report.tables import (
-    Table,
-    key_table,
-    matrix_table,
-    settings_table,
-    source_table,
-    stage_table,
-)
-from orchestrator.report.verdict import Headline, lead, read_headline, sentence
-from orchestrator.report.wording import panel_words, percent, picture_name, share
-from orchestrator.statistics.proportion import wilson
-from orchestrator.transfer.matrix import CELL, COUNTS, TransferMatrix
+from orchestrator.report.tables import Table, key_table, settings_table, stage_table
+from orchestrator.report.verdict import lead, read_headline
 
-# Up to here a page lists every pair; beyond, every model, and matrix.csv holds the pairs.
-_MOST_LISTED = 40
-_CSS_DOTS_PER_INCH = 96
-
-
-@dataclass(frozen=True)
-class Section:
-    """What the page shows of one panel."""
-
-    title: str
-    sentence: str
-    tiles: Sequence[tuple[str, str, str]]
-    """Label, value and small print of the numbers to see first."""
-    picture: str
-    """File name of the light picture."""
-    light: bytes
-    dark: bytes
-    alt: str
-    fleet: Table
-    table: Table
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """Width and height of the picture in CSS pixels, from its PNG header."""
-        width, height = (int.from_bytes(self.light[at : at + 4], "big") for at in (16, 20))
-        scale = _CSS_DOTS_PER_INCH / DOTS_PER_INCH
-        return round(width * scale), round(height * scale)
+_ROOM = Path(__file__).parent
 
 
 def write_report(summary: StudySummary) -> dict[str, bytes]:
     """All files of a study's report by name; the same summary gives the same bytes."""
     grids = lay_out(summary)
     headlines = [read_headline(grid) for grid in grids]
-    sections = [_section(line) for line in headlines]
+    prints = develop(summary.album) if summary.album else None
+    sections = make_sections(headlines, prints)
+    climbed = climbs(grids)
+    curves, attacks = curve_plates(climbed), attack_plates(grids)
+    pairs = zip(grids, sections, strict=True)
+    largest = [grid for grid, section in pairs if not section.smaller]
+    verdicts = [judge_key(grid) for grid in largest if grid.keys]
+    plates = {each.title: key_plate(each) for each in verdicts if each.effect.controlled}
+    papers = [table_one(summary), table_two(summary)]
     content: dict[str, Any] = {
         "study": summary.study,
         "notes": summary.notes,
         "lead": lead(headlines),
+        "tiles": list(tiles(headlines)),
         "sections": sections,
-        "key_verdicts": [judge_key(grid) for grid in grids if grid.keys],
-        "papers": [
-            attacker_table(summary),
-            *_told(method_table(summary)),
-            table_one(summary),
-            table_two(summary),
-        ],
+        "curves": curves,
+        "curve_table": curve_table(climbed),
+        "attacks": attacks,
+        "compared": [attacker_table(summary), *_told(method_table(summary))],
+        "verdicts": [(verdict, plates.get(verdict.title)) for verdict in verdicts],
+        "papers": papers,
+        "costs": cost_table(summary),
         "models": key_table(summary),
         "ends": [stage_table(summary), settings_table(summary)],
         "terms": TERMS,
         "caveats": CAVEATS,
+        "data": page_data(
+            {each.stem: each.picture.cells for each in sections if each.picture},
+            album=prints and prints.json,
+        ),
     }
     files = {
-        "index.html": _render("page.html.j2", content),
+        "index.html": _render("page.html.j2", content | _inlined()),
         "report.md": _render("page.md.j2", content),
+        "tables.tex": tables_tex([*_narrow(summary, largest), papers[1]]),
         "matrix.csv": matrix_csv(summary.matrix),
+        "matrix.parquet": matrix_parquet(summary.matrix),
     }
-    return files | {section.picture: section.light for section in sections}
+    for plate in (*curves, *attacks, *plates.values()):
+        files |= plate.files
+    return files | paper_heatmaps(grids)
 
 
-def matrix_csv(matrix: TransferMatrix) -> bytes:
-    """Every cell of every panel: its counts, and the rates they give in [0, 1]; blank for nan."""
-    text = StringIO()
-    lines = csv.writer(text, lineterminator="\n")
-    lines.writerow([*CELL, *COUNTS, "fooling_rate", "fooling_low", "fooling_high", "robust_accuracy"])
-    for row in matrix.table.to_pylist():
-        rates = [*wilson(row["fooled"], row["eligible"]), wilson(row["adv_correct"], row["n"]).rate]
-        written = ["" if math.isnan(rate) else f"{rate:.6f}" for rate in rates]
-        lines.writerow([*(row[name] for name in CELL + COUNTS), *written])
-    return text.getvalue().encode()
-
-
-def _section(line: Headline) -> Section:
-    grid = line.grid
-    return Section(
-        title=panel_words(grid.panel),
-        sentence=sentence(line),
-        tiles=_tiles(line),
-        picture=picture_name(grid.panel),
-        light=heatmap_png(grid),
-        dark=heatmap_png(grid, dark=True),
-        alt=_alt(line),
-        fleet=fleet_table(grid),
-        table=matrix_table(grid) if _lists_pairs(grid) else source_table(grid),
-    )
+def _narrow(summary: StudySummary, largest: Sequence[Grid]) -> list[Table]:
+    """Table I once for every attack, at the largest radius of each norm: as wide as the paper's."""
+    attacks = dict.fromkeys(grid.panel.attack for grid in largest)
+    return [table_one(summary, [grid for grid in largest if grid.panel.attack == a]) for a in attacks]
 
 
 def _told(table: Table) -> list[Table]:
     return [table] if table.rows else []
 
 
-def _lists_pairs(grid: Grid) -> bool:
-    return len(grid.names) <= _MOST_LISTED
-
-
-def _tiles(line: Headline) -> list[tuple[str, str, str]]:
-    source, target, worst = line.worst
-    pair = f"{source} → {target}, 95 % in [{percent(worst.low)}, {percent(worst.high)}]"
-    return [
-        ("Key to another key", share(line.between), "fooled, mean over pairs"),
-        ("Worst pair of keys", share(worst.rate), pair if source else "no pair was tried"),
-        ("Key to itself", share(line.own), "fooled, mean over keys"),
-        ("Plain to a key", share(line.from_plain), "fooled, mean over keys"),
-    ]
-
-
-def _alt(line: Headline) -> str:
-    grid = line.grid
-    source, target, worst = line.worst
-    most = f", at most {share(worst.rate)} from {source} to {target}" if source else ""
-    return (
-        f"Heatmap of fooling rates, {panel_words(grid.panel)}: {len(grid.names)} sources in rows, "
-        f"{len(grid.names)} targets in columns. Key to itself {share(line.own)} on average (the "
-        f"diagonal); key to another key {share(line.between)} on average{most}; plain to a key "
-        f"{share(line.from_plain)} on average. The table after the picture has the numbers."
-    )
+def _inlined() -> dict[str, Any]:
+    """Style and script of the page, and the digest by which the browser knows the script."""
+    script = (_ROOM / "page.js").read_text()
+    digest = b64encode(sha256(script.encode()).digest()).decode()
+    style = (_ROOM / "page.css").read_text()
+    return {"style": Markup(style), "script": Markup(script), "script_digest": digest}  # noqa: S704 - ours
 
 
 def _render(template: str, content: dict[str, Any]) -> bytes:
     environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
+        loader=FileSystemLoader(_ROOM),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
@@ -162,7 +106,6 @@ def _render(template: str, content: dict[str, Any]) -> bytes:
         keep_trailing_newline=True,
         finalize=_as_markdown if template.endswith(".md.j2") else None,
     )
-    environment.filters["base64"] = lambda picture: b64encode(picture).decode()
     environment.filters["unbroken"] = _unbroken
     return environment.get_template(template).render(content).encode()
 

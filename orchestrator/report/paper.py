@@ -16,13 +16,17 @@ _BLOCK = ("block_size", "block")
 _RANK = ("lora_rank", "rank")
 
 
-def table_one(summary: StudySummary) -> Table:
+def table_one(summary: StudySummary, grids: Sequence[Grid] | None = None) -> Table:
     """Clean and robust accuracy by method, attack and threat: mean ± sample deviation over keys.
 
     Non-adaptive images are made on plain, adaptive ones on every other key in turn. The column
     that the paper does not have, own key, is what an attacker reaches who holds the very model.
+
+    Args:
+        summary: of the study.
+        grids: its panels, or some of them, for a table as narrow as the paper's.
     """
-    grids = lay_out(summary)
+    grids = lay_out(summary) if grids is None else grids
     blocks = list(dict.fromkeys(_block(grid) for grid in grids))
     methods = dict.fromkeys(
         [model.method for model in summary.models if model.method != PLAIN]

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from orchestrator.report.album import Album
 from orchestrator.transfer.matrix import TransferMatrix
 
 
@@ -44,3 +45,8 @@ class StudySummary:
     stages: Sequence[StageLine]
     notes: Sequence[str] = field(default=())
     """Things a reader must know first: images left out, units that failed, random weights."""
+    album: Album | None = None
+    """Example images, where outcomes were recorded with some."""
+    attack_seconds: Mapping[str, float] = field(default_factory=dict)
+    """Wall time of attacking a source and scoring its images, by the source's name and method as in
+    ``k-3f9a61c2d0e4.full``; empty where it is not known."""

@@ -68,11 +68,15 @@ def panel_words(panel: Panel) -> str:
     return f"{panel.method} · {panel.attack} · {threat_words(panel)}"
 
 
-def picture_name(panel: Panel) -> str:
-    """The file a panel's heatmap is kept in: ``matrix-full-apgd-linf-8of255.png``."""
+def picture_stem(panel: Panel) -> str:
+    """What the files of a panel's heatmap are called: ``matrix-full-apgd-linf-8of255``."""
     radius = _epsilon(panel).replace("/", "of")
-    stem = f"matrix-{panel.method}-{panel.attack}-{panel.norm}-{radius}"
-    return re.sub(r"[^A-Za-z0-9.-]+", "_", stem) + ".png"
+    return file_stem("matrix", panel.method, panel.attack, panel.norm, radius)
+
+
+def file_stem(*parts: str) -> str:
+    """A file's name without its ending, made of what it shows."""
+    return re.sub(r"[^A-Za-z0-9.-]+", "_", "-".join(parts))
 
 
 def _epsilon(panel: Panel) -> str:

@@ -13,6 +13,7 @@ from orchestrator.store.artifacts import open_store
 from orchestrator.store.record import ArtifactRecord, FileEntry, library_versions
 from orchestrator.transfer.attacker import Attacker
 from orchestrator.transfer.climb import Moved
+from orchestrator.transfer.examples import EXAMPLES_FILE, examples_bytes, has_examples
 from orchestrator.transfer.held import LoadModel, LoadTogether, Models, Pixels, Shards
 from orchestrator.transfer.moved import drop_moved, keep_for_good, read_moved, save_moved
 from orchestrator.transfer.readers import Readers
@@ -95,7 +96,8 @@ class TransferWorker:
         table, unconfirmed = self.scorer.score(work, shard, moved)
         told["unconfirmed"] += unconfirmed
         told["seconds"] = before + time.monotonic() - started
-        first = self._commit(work, table, told)
+        kept = {EXAMPLES_FILE: examples_bytes(moved, shard.images)} if has_examples(work) else {}
+        first = self._commit(work, table, kept, told)
         if self.keep_images:
             keep_for_good(self.store, work.attack_unit, moved, shard, of_attack)
         if work.kept:
@@ -113,14 +115,16 @@ class TransferWorker:
         moved, record = found
         return moved, {name: record.told(name, kind, attack.address) for name, kind in _TOLD.items()}
 
-    def _commit(self, unit: WorkUnit, table: pa.Table, told: dict[str, Any]) -> bool:
+    def _commit(
+        self, unit: WorkUnit, table: pa.Table, kept: dict[str, bytes], told: dict[str, Any]
+    ) -> bool:
         sink = io.BytesIO()
         pq.write_table(table, sink, compression="zstd")
-        content = sink.getvalue()
+        files = {OUTCOMES_FILE: sink.getvalue(), **kept}
         record = ArtifactRecord(
             recipe=unit.recipe,
-            files={OUTCOMES_FILE: FileEntry.of(content)},
+            files={name: FileEntry.of(content) for name, content in files.items()},
             parents={model.address: model.digest for model in (*unit.source.members, *unit.targets)},
             provenance={**told, "device": self.device.type, "versions": library_versions()},
         )
-        return self.store.commit(unit.address, record, {OUTCOMES_FILE: content})
+        return self.store.commit(unit.address, record, files)

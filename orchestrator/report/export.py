@@ -1,0 +1,42 @@
+"""Files beside the page: every cell as CSV and parquet, figures and tables fit for a paper."""
+
+import csv
+import math
+from collections.abc import Sequence
+from io import BytesIO, StringIO
+
+import pyarrow.parquet as pq
+
+from orchestrator.report.grid import Grid
+from orchestrator.report.heatmap import draw_heatmap
+from orchestrator.report.sheet import COLUMN, paper_files
+from orchestrator.report.wording import picture_stem
+from orchestrator.statistics.proportion import wilson
+from orchestrator.transfer.matrix import CELL, COUNTS, TransferMatrix
+
+
+def matrix_csv(matrix: TransferMatrix) -> bytes:
+    """Every cell of every panel: its counts, and the rates they give in [0, 1]; blank for nan."""
+    text = StringIO()
+    lines = csv.writer(text, lineterminator="\n")
+    lines.writerow([*CELL, *COUNTS, "fooling_rate", "fooling_low", "fooling_high", "robust_accuracy"])
+    for row in matrix.table.to_pylist():
+        rates = [*wilson(row["fooled"], row["eligible"]), wilson(row["adv_correct"], row["n"]).rate]
+        written = ["" if math.isnan(rate) else f"{rate:.6f}" for rate in rates]
+        lines.writerow([*(row[name] for name in CELL + COUNTS), *written])
+    return text.getvalue().encode()
+
+
+def matrix_parquet(matrix: TransferMatrix) -> bytes:
+    """The counts of every cell of every panel."""
+    sink = BytesIO()
+    pq.write_table(matrix.table, sink, compression="zstd")
+    return sink.getvalue()
+
+
+def paper_heatmaps(grids: Sequence[Grid]) -> dict[str, bytes]:
+    """Every panel's heatmap as SVG, PNG and PDF."""
+    files: dict[str, bytes] = {}
+    for grid in grids:
+        files |= paper_files(draw_heatmap(grid, COLUMN).figure, picture_stem(grid.panel))
+    return files
