@@ -8,8 +8,8 @@ from orchestrator.models.control import ControlKind, control_of
 from orchestrator.report.dots import Rate
 from orchestrator.report.grid import Grid, mean
 
-SAME_FUNCTION, SAME_KEY = "another key, the same function", "the same key, another seed"
-NO_KEY, KEY_AND_NONE, OTHER_KEY = "no key, another seed", "a key and none", "another key, another seed"
+SAME_FUNCTION, SAME_KEY = "another key, same function", "same key, another seed"
+NO_KEY, KEY_AND_NONE, OTHER_KEY = "no key, another seed", "a key and no key", "another key"
 
 
 def pairing_rates(grid: Grid) -> list[Rate]:
