@@ -16,8 +16,10 @@ from orchestrator.report.grid import lay_out
 from orchestrator.report.latex import escape, tables_tex
 from orchestrator.report.page import write_report
 from orchestrator.report.pairings import NO_KEY, OTHER_KEY, SAME_FUNCTION, SAME_KEY, pairing_rates
+from orchestrator.report.section import make_sections
 from orchestrator.report.sheet import COLUMN, PAGE, inline_svg, paper_files
 from orchestrator.report.tables import Table
+from orchestrator.report.verdict import read_headline
 
 
 def robust(radius: float, percents: dict[tuple[str, str], int], attack: str = "apgd"):
@@ -142,6 +144,16 @@ def test_tables_for_a_paper_have_a_cell_for_every_column() -> None:
 def test_a_narrow_table_stays_in_its_column() -> None:
     table = Table(title="T", note="", header=["A", "B"], rows=[["x", "1"]])
     assert rb"\begin{table}" in tables_tex([table])
+
+
+def test_a_page_that_is_full_leaves_out_heatmaps_of_smaller_radii_first() -> None:
+    grids = lay_out(make_summary(robust(4 / 255, WEAK) + robust(8 / 255, STRONG)))
+    headlines = [read_headline(grid) for grid in grids]
+    whole = make_sections(headlines, None)
+    assert [section.smaller for section in whole] == [True, False]
+    assert all(section.picture for section in whole)
+    scarce = make_sections(headlines, None, room=whole[1].picture.weight)
+    assert [section.picture is not None for section in scarce] == [False, True]
 
 
 def test_costs_name_training_and_attack_of_every_model() -> None:
