@@ -69,7 +69,9 @@ def draw_attacks(comparison: Comparison, sheet: Sheet) -> Figure:
         axes.plot(span, [place, place], color=sheet.series[1], linewidth=1, alpha=0.6)
     for (words, style), name in zip(marks.items(), ("others", "most", "own"), strict=True):
         rates = [100 * getattr(line, name) for _, line in rows]
-        axes.plot(rates, range(len(rows)), linestyle="none", markersize=4.5, label=words, **style)
+        axes.plot(
+            rates, range(len(rows)), linestyle="none", markersize=4.5, label=words, clip_on=False, **style
+        )
     handles, labels = axes.get_legend_handles_labels()
     figure.legend(
         handles, labels, loc="lower center", ncols=3, frameon=False, columnspacing=1, handletextpad=0.2,
@@ -84,14 +86,14 @@ def draw_rates(rates: Sequence[Rate], sheet: Sheet) -> Figure:
     for place, rate in enumerate(rates):
         colour = sheet.series[1]
         axes.plot([100 * rate.low, 100 * rate.high], [place, place], color=colour, linewidth=2, alpha=0.55)
-        axes.plot([100 * rate.rate], [place], color=colour, marker="o", markersize=4.5)
+        axes.plot([100 * rate.rate], [place], color=colour, marker="o", markersize=4.5, clip_on=False)
     return figure
 
 
 def _lines(labels: Sequence[str], sheet: Sheet, below: float) -> tuple[Figure, Axes]:
     """An empty plot of percentages with a line for each label, the first on top."""
     points = sheet.points - 0.5
-    left = min(0.5 * sheet.width, max(map(len, labels), default=0) * points * 0.6 / 72 + 0.1)
+    left = min(0.56 * sheet.width, max(map(len, labels), default=0) * points * 0.6 / 72 + 0.1)
     width = 3.33 if sheet is not PAGE else left + 3.2
     height = below + _ROW * sheet.points / 8 * len(labels) + 0.1
     figure = new_figure(sheet, width, height)

@@ -8,7 +8,7 @@ from io import BytesIO, StringIO
 import pyarrow.parquet as pq
 
 from orchestrator.report.grid import Grid
-from orchestrator.report.heatmap import draw_heatmap
+from orchestrator.report.heatmap import draw_heatmap, is_drawn
 from orchestrator.report.sheet import COLUMN, paper_files
 from orchestrator.report.wording import picture_stem
 from orchestrator.statistics.proportion import wilson
@@ -35,8 +35,8 @@ def matrix_parquet(matrix: TransferMatrix) -> bytes:
 
 
 def paper_heatmaps(grids: Sequence[Grid]) -> dict[str, bytes]:
-    """Every panel's heatmap as SVG, PNG and PDF."""
+    """Every panel's heatmap as SVG, PNG and PDF, where it is not too large to be drawn."""
     files: dict[str, bytes] = {}
-    for grid in grids:
+    for grid in filter(is_drawn, grids):
         files |= paper_files(draw_heatmap(grid, COLUMN).figure, picture_stem(grid.panel))
     return files

@@ -3,7 +3,8 @@
 TERMS = (
     (
         "Source",
-        "the model an attack was run on, with full knowledge of its weights: a row of the matrix.",
+        "the model an attack was run on: a row of the matrix. Attacks that take gradients know its "
+        "weights, query attacks only its answers.",
     ),
     (
         "Target",
@@ -14,6 +15,17 @@ TERMS = (
         "plain",
         "the undefended model, without a key. Images made on it are the non-adaptive case; images "
         "made on another key's model are the adaptive case.",
+    ),
+    (
+        "Ensemble",
+        "several models attacked as one, as by an attacker who guesses several keys: rows below the "
+        "others, without columns.",
+    ),
+    (
+        "Control",
+        "a model that shows what a key is worth: seed-N is tuned like the keyed models but without a "
+        "key, same-key-N with the key of slot N from another seed, and rekeyed-N is the model of slot N "
+        "rewritten for another key without training, which computes the same function.",
     ),
     (
         "Eligible",
@@ -33,6 +45,10 @@ TERMS = (
         "how far an image may be moved: a norm and a radius ε on pixels from 0 to 1.",
     ),
     (
+        "Colours",
+        "of heatmaps follow the square root of the fooling rate, so that small rates can be told apart.",
+    ),
+    (
         "Brackets",
         "95 % intervals. Those of one pair or model are Wilson's and cover the choice of images only. "
         "Those of means and differences cover the choice of images and of keys, each with its training, "
@@ -43,18 +59,18 @@ TERMS = (
 """Words of the report and their meaning."""
 
 CAVEATS = (
-    "Each attack ran on its source alone, and its images were handed to every target unchanged. An "
-    "attacker who works on several models at once, chooses images for how well they travel, "
-    "pushes on after the source is fooled, or questions the target directly can do better. "
-    "The rates here are what such an attacker starts from, not the most that can be reached.",
+    "Images were made on their source and handed to every target unchanged. The rows show what the "
+    "attacks, ensembles and radii in this study's settings reach, and no more: an attacker with more keys, "
+    "more steps, other attacks or the target's own answers can do better. A query attack asks its source "
+    "alone; what questioning a device yields stands where source and target are the same.",
     "A key protects nothing by itself. Shuffling the pixels of a block can be undone exactly by "
     "reordering the weights of the first layer, so a keyed model may compute the very same "
     "function of a picture as a model without a key, and images made on the one then fool the "
     "other every time. Whatever keeps images from travelling comes from training that ended in "
     "different functions.",
-    "Before the key is given the credit, run the controls: models trained alike without any key "
-    "and with different seeds, models with the same key and different seeds, and the plain model "
-    "with a key folded in and no training. If images travel as little between those, the key "
-    "is not the reason.",
+    "Before the key is given the credit, read the controls. If images travel as little between models "
+    "tuned without any key, or twice with the same one, as between different keys, the key is not the "
+    "reason. Images of a rekeyed control must fool its twin every time; where they do not, something is "
+    "wrong with the study. A study without controls cannot say what its keys are worth.",
 )
 """What a reader must not conclude from the numbers alone."""

@@ -19,6 +19,7 @@ from orchestrator.report.wording import NONE
 _MOST_NUMBERED = 17  # 16 keys and plain: beyond that a number no longer fits in its cell
 _MOST_BOUNDED = 8  # up to here there is room for the interval below the number
 _MOST_RULED = 40  # beyond that the rules between cells would hide the cells
+_MOST_DRAWN = 512
 _LONGEST = 20  # characters of a row's name; the names of ensembles list their members
 _COLOURS = matplotlib.colormaps["cividis"]  # even steps of lightness, for colour-blind readers too
 # By the square root: most pairs lie below 20 %, where a matrix of many keys has all its structure.
@@ -49,6 +50,11 @@ class _Layout:
     below: float
     above: float = 0.12
     right: float = 0.7
+
+
+def is_drawn(grid: Grid) -> bool:
+    """Whether a panel is small enough for a picture in which a cell can be seen."""
+    return len(grid.rows) <= _MOST_DRAWN
 
 
 def draw_heatmap(grid: Grid, sheet: Sheet) -> Heatmap:

@@ -12,19 +12,22 @@ _SPECIAL = {
     "ε": r"$\varepsilon$", "ℓ∞": r"$\ell_\infty$", "ℓ1": r"$\ell_1$", "ℓ2": r"$\ell_2$",
     "±": r"$\pm$", "×": r"$\times$", "–": "--", "⁶": "$^6$",
 }  # fmt: skip
+_MOST_COLUMNS = 5
 _PATTERN = re.compile("|".join(re.escape(sign) for sign in sorted(_SPECIAL, key=len, reverse=True)))
 
 
 def tables_tex(tables: Sequence[Table]) -> bytes:
     """Tables for a document that loads booktabs, one after the other."""
-    head = "% Needs \\usepackage{booktabs}. A table wider than its column goes into a table* environment.\n"
+    head = "% Needs \\usepackage{booktabs}.\n"
     return (head + "\n".join(_table(table) for table in tables)).encode()
 
 
 def _table(table: Table) -> str:
     columns = "l" * table.words + "r" * (len(table.header) - table.words)
+    # A table of many columns goes across both columns of the paper.
+    environment = "table*" if len(table.header) > _MOST_COLUMNS else "table"
     lines = [
-        r"\begin{table}",
+        rf"\begin{{{environment}}}",
         r"\centering",
         # Tables are numbered by the document they are in.
         rf"\caption{{{escape(re.sub(r'^Table [IVX]+[.] ', '', table.title))}. {escape(table.note)}}}",
@@ -36,7 +39,7 @@ def _table(table: Table) -> str:
         *(_row(row) for row in table.rows),
         r"\bottomrule",
         r"\end{tabular}",
-        r"\end{table}",
+        rf"\end{{{environment}}}",
     ]
     return "\n".join(lines) + "\n"
 

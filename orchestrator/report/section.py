@@ -9,7 +9,7 @@ from markupsafe import Markup
 from orchestrator.report.cells import panel_cells
 from orchestrator.report.fleet import fleet_table
 from orchestrator.report.grid import Grid
-from orchestrator.report.heatmap import draw_heatmap
+from orchestrator.report.heatmap import draw_heatmap, is_drawn
 from orchestrator.report.order import clustered
 from orchestrator.report.prints import Prints
 from orchestrator.report.sheet import PAGE, inline_svg
@@ -59,17 +59,21 @@ class Section:
     table: Table
     smaller: bool
     """Whether the same attack was run at a larger radius, too: this one is folded."""
+    drawn: bool
+    """Whether there are files of its heatmap beside the page."""
     picture: Picture | None = field(default=None, repr=False)
     """None where the page is full."""
 
 
-def make_sections(headlines: Sequence[Headline], prints: Prints | None) -> list[Section]:
+def make_sections(
+    headlines: Sequence[Headline], prints: Prints | None, room: int = _MOST_BYTES
+) -> list[Section]:
     """A section a panel; pictures go to the largest radii first, as far as there is room."""
     largest = _largest([line.grid for line in headlines])
     smaller = [line.grid.panel.epsilon < largest[_climb(line.grid)] for line in headlines]
+    drawn = [place for place, line in enumerate(headlines) if is_drawn(line.grid)]
     pictures: dict[int, Picture] = {}
-    room = _MOST_BYTES
-    for place in sorted(range(len(headlines)), key=lambda place: smaller[place]):
+    for place in sorted(drawn, key=lambda place: smaller[place]):
         picture = _picture(headlines[place].grid, prints)
         if picture.weight <= room:
             pictures[place] = picture
@@ -83,6 +87,7 @@ def make_sections(headlines: Sequence[Headline], prints: Prints | None) -> list[
             fleet=fleet_table(line.grid),
             table=_table(line.grid),
             smaller=smaller[place],
+            drawn=place in drawn,
             picture=pictures.get(place),
         )
         for place, line in enumerate(headlines)

@@ -98,7 +98,7 @@ def _trained(line: ModelLine | None) -> str:
 def matrix_table(grid: Grid) -> Table:
     """Every source and target of a panel with its counts; one row per pair that was tried."""
     rows = []
-    for source in grid.names:
+    for source in grid.rows:
         for target in grid.names:
             if (source, target) not in grid.cells:
                 continue
