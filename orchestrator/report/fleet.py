@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from orchestrator.report.certainty import cost_of_sources
 from orchestrator.report.grid import Grid
 from orchestrator.report.tables import Table
 from orchestrator.report.verdict import read_headline
@@ -78,7 +79,7 @@ def fleet_table(grid: Grid) -> Table:
     ]
     return Table(
         title="Fleet",
-        note=_note([fleet.between, fleet.misread, fleet.together]),
+        note=_note(grid, [fleet.between, fleet.misread, fleet.together]),
         header=["Measure", "%", "Of"],
         rows=rows,
         words=1,
@@ -104,10 +105,12 @@ def reach(estimates: Sequence[Estimate]) -> str:
     )
 
 
-def _note(estimates: Sequence[Estimate]) -> str:
-    return (
+def _note(grid: Grid, estimates: Sequence[Estimate]) -> str:
+    cost = cost_of_sources(grid)
+    told = (
         f"{reach(estimates)} A worst pair or source is the highest of many: some of its height is chance."
     )
+    return f"{told} {cost.sentence}" if cost else told
 
 
 def _worst_source(grid: Grid, pairs: Pairs) -> tuple[str, Estimate]:

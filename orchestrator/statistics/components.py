@@ -96,7 +96,8 @@ def standard_error(found: Components, image_variance: float, sources: int, targe
         targets: how many the images are tried on.
     """
     parts = ((found.source, sources), (found.target, targets), (found.pair, sources * targets))
-    return math.sqrt(image_variance + sum(max(0.0, each.value) / count for each, count in parts))
+    # A nan stays one: max(0.0, nan) would be 0.
+    return math.sqrt(image_variance + sum(float(np.maximum(0.0, part.value)) / of for part, of in parts))
 
 
 def _left_out(source: Models, target: Models, rates: Rates, size: int) -> Float[np.ndarray, "groups 3"]:
