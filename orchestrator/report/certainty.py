@@ -32,8 +32,8 @@ class Certainty:
             f"Attacked from {self.sources:,} of {self.keys:,} keys, the mean from key to key is known to "
             f"± {percent(self.half_width)} points; attacked from all, ± {percent(self.with_all)} would be "
             f"expected (sources differ by a standard deviation of {percent(self.spread)} points). The "
-            "worst pair, the most dangerous source and the images of all others together are of the sources "
-            "that were attacked: among all keys they are worse or the same."
+            "worst pair, the most dangerous source and all others' images together are of the sources that "
+            "were attacked: among all keys they are worse or the same."
         )
 
 
