@@ -133,7 +133,7 @@ def test_a_key_falls_to_a_source_that_fools_half():
     assert read_fleet(grid).fallen == (6, 6)
     (grid,) = lay_out(make_study())
     assert read_fleet(grid).fallen == (0, 6)
-    told = {row[0]: row[1] for row in fleet_table(grid).rows}
+    told = {row[0]: row[2] for row in fleet_table(grid).rows}
     assert told["Keys that fall to one source"] == "0.0 (0 of 6)"
 
 
@@ -244,7 +244,7 @@ def test_without_draws_there_are_numbers_and_no_intervals():
     bare = replace(summary, matrix=TransferMatrix(summary.matrix.table))
     (grid,) = lay_out(bare)
     table = fleet_table(grid)
-    assert "[" not in table.rows[0][1]
+    assert "[" not in table.rows[0][2]
     assert "not redrawn" in table.note
     assert math.isnan(read_fleet(grid).together.value)
     assert not any("nan" in cell for table in judge_key(grid).tables for row in table.rows for cell in row)

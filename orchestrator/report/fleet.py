@@ -62,27 +62,27 @@ def fleet_table(grid: Grid) -> Table:
     source, target, worst = fleet.worst
     fallen, of = fleet.fallen
     rows = [
-        ["Key to another key, fooled", estimated(fleet.between), "of eligible images, mean over pairs"],
-        ["Key to another key, misread", estimated(fleet.misread), "of all images, mean over pairs"],
-        ["Worst pair, fooled", interval(worst), f"{source} → {target}" if source else NONE],
-        ["Most dangerous source, fooled", estimated(fleet.source[1]), fleet.source[0] or NONE],
+        ["Key to another key, fooled", "eligible images, mean over pairs", estimated(fleet.between)],
+        ["Key to another key, misread", "all images, mean over pairs", estimated(fleet.misread)],
+        ["Worst pair, fooled", f"{source} → {target}" if source else NONE, interval(worst)],
+        ["Most dangerous source, fooled", fleet.source[0] or NONE, estimated(fleet.source[1])],
         [
             "Keys that fall to one source",
+            "half or more of eligible images fooled by the worst other key's",
             f"{percent(fallen / of)} ({fallen} of {of})" if of else NONE,
-            "the worst other key's images fool half or more",
         ],
         [
-            "Against every other key's image, robust",
+            "Against all other keys' images, robust",
+            "all images, mean over keys; read right whichever other key's is shown",
             estimated(fleet.together),
-            "of all images, mean over keys: it holds where none of the others' images is misread",
         ],
     ]
     return Table(
         title="Fleet",
         note=_note(grid, [fleet.between, fleet.misread, fleet.together]),
-        header=["Measure", "%", "Of"],
+        header=["Measure", "Of", "%"],
         rows=rows,
-        words=1,
+        words=2,
     )
 
 
