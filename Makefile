@@ -29,6 +29,7 @@ bench: $(STAMP)
 	$(BIN)/python benchmarks/overhead.py
 	$(BIN)/python benchmarks/scale.py
 	$(BIN)/python benchmarks/attacks.py
+	$(BIN)/python benchmarks/fleet.py
 
 clean:
 	rm -rf $(VENV)

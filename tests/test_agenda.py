@@ -38,7 +38,7 @@ def unit(source: ModelRef, models: list[ModelRef], shard: int) -> WorkUnit:
         source=source,
         shard=f"shards/eval/{shard:05d}",
         shard_digest="d",
-        targets=targets_of(source, models),
+        targets=targets_of(source.method, models),
         seed=0,
     )
 

@@ -9,6 +9,7 @@ import pyarrow as pa
 import pytest
 
 from orchestrator.report.attackers import attacker_table
+from orchestrator.report.certainty import cost_of_sources
 from orchestrator.report.compared import differing, method_table, study_table
 from orchestrator.report.fleet import fleet_table, read_fleet
 from orchestrator.report.grid import lay_out
@@ -132,7 +133,7 @@ def test_a_key_falls_to_a_source_that_fools_half():
     assert read_fleet(grid).fallen == (6, 6)
     (grid,) = lay_out(make_study())
     assert read_fleet(grid).fallen == (0, 6)
-    told = {row[0]: row[1] for row in fleet_table(grid).rows}
+    told = {row[0]: row[2] for row in fleet_table(grid).rows}
     assert told["Keys that fall to one source"] == "0.0 (0 of 6)"
 
 
@@ -213,12 +214,37 @@ def test_a_study_without_controls_says_that_it_cannot_say():
     assert b"cannot say whether the key" in page["index.html"]
 
 
+def test_few_sources_of_many_keys_say_what_that_costs():
+    random, keys = np.random.default_rng(0), [f"k-{number:012x}" for number in range(24)]
+    brought = dict(zip(keys, random.normal(0, 0.06, len(keys)), strict=True))
+    tables = []
+    for source, target in itertools.permutations(keys, 2):
+        fooled = random.random(400) < 0.3 + brought[source] + 0.3 * brought[target]
+        tables.append(outcome_table("full", "apgd", source, target, fooled))
+    models = [model_line(name, "full") for name in keys]
+
+    def study(some):
+        chosen = [table for table in tables if table["source"][0].as_py() in some]
+        matrix = build_matrix(chosen, DRAWS)
+        return StudySummary(study="s", settings={}, matrix=matrix, models=models, stages=[])
+
+    (few,), (everything,) = (lay_out(study(some)) for some in (keys[:8], keys))
+    cost = cost_of_sources(few)
+    assert (cost.sources, cost.keys) == (8, 24)
+    assert cost.half_width > 1.5 * cost.with_all
+    low, high = read_fleet(everything).between.interval()[1:]
+    assert cost.with_all == pytest.approx((high - low) / 2, rel=0.4)
+    assert cost.sentence.startswith("Attacked from 8 of 24 keys, the mean from key to key is known to ± ")
+    assert cost.sentence in fleet_table(few).note
+    assert cost_of_sources(everything) is None
+
+
 def test_without_draws_there_are_numbers_and_no_intervals():
     summary = make_study(["same-key-0"])
     bare = replace(summary, matrix=TransferMatrix(summary.matrix.table))
     (grid,) = lay_out(bare)
     table = fleet_table(grid)
-    assert "[" not in table.rows[0][1]
+    assert "[" not in table.rows[0][2]
     assert "not redrawn" in table.note
     assert math.isnan(read_fleet(grid).together.value)
     assert not any("nan" in cell for table in judge_key(grid).tables for row in table.rows for cell in row)

@@ -306,3 +306,17 @@ def test_input_files_are_listed_and_read_by_path_and_uri(tmp_path: Path) -> None
     with pytest.raises(StoreError, match="s4://"):
         list_files("s4://bucket/x")
     assert [path.name for path in tmp_path.iterdir()] == ["train"]
+
+
+def test_records_that_name_the_same_targets_hold_them_once(store: LocalStore) -> None:
+    targets = {f"k-{number:012x}.full": "0" * 64 for number in range(40)}
+    for number in range(3):
+        recipe = {"number": number, "targets": targets | ({"more": "1"} if number == 2 else {})}
+        store.commit(f"outcomes/{number}", ArtifactRecord(recipe=recipe, files={}, parents=targets), {})
+    first, second, third = read_records(store, "outcomes").values()
+    assert first.recipe["targets"] is second.recipe["targets"]
+    assert first.parents is third.parents
+    assert third.recipe["targets"] == targets | {"more": "1"}
+    assert [each.digest for each in (first, second, third)] == [
+        store.record(f"outcomes/{number}").digest for number in range(3)
+    ]

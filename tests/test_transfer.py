@@ -96,7 +96,7 @@ def units(store: LocalStore, tmp_path: Path, names: list[str], epsilon: float = 
             source=source,
             shard=shard,
             shard_digest=digest,
-            targets=targets_of(source, models),
+            targets=targets_of(source.method, models),
             seed=0,
         )
         for source in models
@@ -237,8 +237,8 @@ def test_keyed_sources_are_tried_on_their_own_method_and_plain() -> None:
         ModelRef(name="k-a", method="full", recipe={}),
         ModelRef(name="k-a", method="lora", recipe={}),
     ]
-    assert [t.label for t in targets_of(models[0], models)] == ["plain", "k-a.full", "k-a.lora"]
-    assert [t.label for t in targets_of(models[2], models)] == ["plain", "k-a.lora"]
+    assert [t.label for t in targets_of(models[0].method, models)] == ["plain", "k-a.full", "k-a.lora"]
+    assert [t.label for t in targets_of(models[2].method, models)] == ["plain", "k-a.lora"]
 
 
 def test_a_tie_is_read_as_the_label_and_no_number_is_no_answer() -> None:

@@ -178,6 +178,9 @@ def _work_units(
         examples=train[0].address,
         examples_digest=recipe_digest(train[0].recipe),
     )
+    sources = sources_of(study, models)
+    # One tuple for all sources that share it: in a large fleet a tuple a source would fill the memory.
+    targets = {method: targets_of(method, models) for method in {source.method for source in sources}}
     # By source first: a worker that stays with one source loads it once.
     return tuple(
         WorkUnit(
@@ -187,12 +190,12 @@ def _work_units(
             source=source,
             shard=address,
             shard_digest=digest,
-            targets=targets_of(source, models),
+            targets=targets[source.method],
             seed=study.seed,
             known=known if attack.needs - {"vit"} else None,
             precision=study.attack_precision,
         )
-        for source in sources_of(study, models)
+        for source in sources
         for name, attack in attacks.items()
         for ladder in study.parsed_ladders()
         for address, digest in digests.items()

@@ -2,11 +2,12 @@
 
 import contextlib
 import functools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
+from jaxtyping import Int
 
 from orchestrator.errors import DamagedArtifact, NotCommitted, StoreError
 from orchestrator.models.ref import PLAIN
@@ -134,23 +135,30 @@ def _rows(part: Scored, content: bytes) -> Iterator[pa.RecordBatch]:
 
 def _checked(part: Scored, content: bytes) -> Iterator[pa.RecordBatch]:
     recipe = part.record.recipe
-    expected = {name: [recipe[name]] for name in ("attack", "norm")}
-    expected |= {"epsilon": list(recipe["epsilons"])}
-    expected |= {"source": [part.address.rsplit("/", 3)[1].partition(".")[0]]}
-    known = {name: pa.array(values) for name, values in expected.items()}
-    known["target"] = pa.array(list(recipe["targets"]), pa.string())
-    counts = None if part.whole else pa.array(sorted(part.targets), pa.string())
+    known = {name: {recipe[name]} for name in ("attack", "norm")}
+    known |= {"epsilon": set(recipe["epsilons"])}
+    known |= {"source": {part.address.rsplit("/", 3)[1].partition(".")[0]}}
     for batch in stream_exactly(content, OUTCOME_SCHEMA, COLUMNS):
-        labels = _labels(batch)
         for name, values in known.items():
-            found = (labels if name == "target" else batch[name]).unique()
-            strange = found.filter(pc.invert(pc.is_in(found, values)))
-            if len(strange):
-                raise ValueError(f"its rows have {name} {strange[0]}, its record has not")
-        yield batch if counts is None else batch.filter(pc.is_in(labels, counts))
+            _check_known(name, batch[name].unique().to_pylist(), values)
+        labels, of_row = _labels(batch)
+        _check_known("target", labels, recipe["targets"])
+        counts = np.array([label in part.targets for label in labels], dtype=bool)
+        yield batch if counts.all() else batch.filter(pa.array(counts[of_row]))
 
 
-def _labels(batch: pa.RecordBatch) -> pa.Array:
-    """The labels of the rows' targets: a name alone for plain, else with the method."""
-    keyed = pc.binary_join_element_wise(batch["target"], batch["method"], ".")
-    return pc.if_else(pc.equal(batch["target"], PLAIN), PLAIN, keyed)
+def _check_known(name: str, found: Iterable[Any], known: Container[Any]) -> None:
+    strange = next((value for value in found if value not in known), None)
+    if strange is not None:
+        raise ValueError(f"its rows have {name} {strange}, its record has not")
+
+
+def _labels(batch: pa.RecordBatch) -> tuple[list[str], Int[np.ndarray, " rows"]]:
+    """The labels of the rows' targets, a name alone for plain, else with the method; and which is whose."""
+    target, method = batch["target"], batch["method"]
+    methods = method.dictionary.to_pylist()
+    pair = target.indices.to_numpy().astype(np.int64) * len(methods) + method.indices.to_numpy()
+    found, of_row = np.unique(pair, return_inverse=True)
+    names = target.dictionary.take(pa.array(found // len(methods))).to_pylist()
+    ends = zip(names, (found % len(methods)).tolist(), strict=True)
+    return [name if name == PLAIN else f"{name}.{methods[of]}" for name, of in ends], of_row

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from orchestrator.report.certainty import cost_of_sources
 from orchestrator.report.grid import Grid
 from orchestrator.report.tables import Table
 from orchestrator.report.verdict import read_headline
@@ -61,27 +62,27 @@ def fleet_table(grid: Grid) -> Table:
     source, target, worst = fleet.worst
     fallen, of = fleet.fallen
     rows = [
-        ["Key to another key, fooled", estimated(fleet.between), "of eligible images, mean over pairs"],
-        ["Key to another key, misread", estimated(fleet.misread), "of all images, mean over pairs"],
-        ["Worst pair, fooled", interval(worst), f"{source} → {target}" if source else NONE],
-        ["Most dangerous source, fooled", estimated(fleet.source[1]), fleet.source[0] or NONE],
+        ["Key to another key, fooled", "eligible images, mean over pairs", estimated(fleet.between)],
+        ["Key to another key, misread", "all images, mean over pairs", estimated(fleet.misread)],
+        ["Worst pair, fooled", f"{source} → {target}" if source else NONE, interval(worst)],
+        ["Most dangerous source, fooled", fleet.source[0] or NONE, estimated(fleet.source[1])],
         [
             "Keys that fall to one source",
+            "half or more of eligible images fooled by the worst other key's",
             f"{percent(fallen / of)} ({fallen} of {of})" if of else NONE,
-            "the worst other key's images fool half or more",
         ],
         [
-            "Against every other key's image, robust",
+            "Against all other keys' images, robust",
+            "all images, mean over keys; read right whichever other key's is shown",
             estimated(fleet.together),
-            "of all images, mean over keys: it holds where none of the others' images is misread",
         ],
     ]
     return Table(
         title="Fleet",
-        note=_note([fleet.between, fleet.misread, fleet.together]),
-        header=["Measure", "%", "Of"],
+        note=_note(grid, [fleet.between, fleet.misread, fleet.together]),
+        header=["Measure", "Of", "%"],
         rows=rows,
-        words=1,
+        words=2,
     )
 
 
@@ -104,10 +105,12 @@ def reach(estimates: Sequence[Estimate]) -> str:
     )
 
 
-def _note(estimates: Sequence[Estimate]) -> str:
-    return (
+def _note(grid: Grid, estimates: Sequence[Estimate]) -> str:
+    cost = cost_of_sources(grid)
+    told = (
         f"{reach(estimates)} A worst pair or source is the highest of many: some of its height is chance."
     )
+    return f"{told} {cost.sentence}" if cost else told
 
 
 def _worst_source(grid: Grid, pairs: Pairs) -> tuple[str, Estimate]:

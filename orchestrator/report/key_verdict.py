@@ -100,7 +100,7 @@ def _few(effect: KeyEffect) -> list[str]:
 
 
 def _rates(effect: KeyEffect) -> Table:
-    rows = [[words, estimated(each), _behind(each), ""] for words, each in effect.bars]
+    rows = [[words, NONE, _behind(each), estimated(each)] for words, each in effect.bars]
     differences = (
         ("Lost without the model", effect.whole, "the model itself − another key"),
         ("of it to training anew", effect.by_training, "the model itself − same key"),
@@ -109,7 +109,7 @@ def _rates(effect: KeyEffect) -> Table:
         ("Lost to having keys", effect.against_no_key, "no key − another key"),
     )
     rows += [
-        [words, estimated(each), _behind(each), of]
+        [words, of, _behind(each), estimated(each)]
         for words, each, of in differences
         if math.isfinite(each.value)
     ]
@@ -118,9 +118,9 @@ def _rates(effect: KeyEffect) -> Table:
         note="Fooling rates and their differences in %, means over pairs; source and target differ in what "
         f"the row says. {reach([each for _, each in effect.bars])} A share is of the difference, and wild "
         "where that is small.",
-        header=["Target", "%", "Interval over", "Difference of"],
+        header=["Target", "Difference of", "Interval over", "%"],
         rows=rows,
-        words=1,
+        words=3,
     )
 
 
@@ -138,20 +138,19 @@ def _spread(effect: KeyEffect) -> Table:
         ("Target", found.target, "some keys are fooled more easily"),
         ("Pair", found.pair, "this source on this target, beyond both"),
     )
-    rows = [[name, interval(part.deviation) if _told(part.deviation) else percent(part.deviation.rate), of]
-            for name, part, of in parts]  # fmt: skip
+    rows = [[name, of, _deviation(part.deviation)] for name, part, of in parts]
     drawn = math.sqrt(found.images) if found.images >= 0 else math.nan
-    rows.append(["Images", percent(drawn), "the draw of images, as an interval of one cell tells"])
+    rows.append(["Images", "the draw of images, as an interval of one cell tells", percent(drawn)])
     return Table(
         title="Where differences between pairs come from",
         note="Standard deviations in points of the fooling rate from one key to another, by a two-way "
         "decomposition; images taken out of the other three. 95 % intervals over keys, none with fewer "
         "than five keys.",
-        header=["Part", "Points", "Meaning"],
+        header=["Part", "Meaning", "Points"],
         rows=rows,
-        words=1,
+        words=2,
     )
 
 
-def _told(deviation: Interval) -> bool:
-    return not math.isnan(deviation.low)
+def _deviation(found: Interval) -> str:
+    return percent(found.rate) if math.isnan(found.low) else interval(found)

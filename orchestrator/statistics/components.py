@@ -39,12 +39,12 @@ class Component:
         Chi-squared with Satterthwaite's degrees of freedom; where there is less than one, the variance
         is hardly told from none, and the interval is Student's.
         """
-        if self.models < FEWEST or not math.isfinite(self.variance):
+        if self.models < FEWEST or not self.variance > 0:  # nan, or pairs that are all alike
             return Interval(math.sqrt(max(0.0, self.value)), math.nan, math.nan)
-        freedom = 2 * self.value**2 / self.variance if self.variance > 0 else math.inf
+        freedom = 2 * self.value**2 / self.variance
         half = float(stats.t.ppf(0.975, self.models - 1)) * math.sqrt(self.variance)
         low, high = self.value - half, self.value + half
-        if self.value > 0 and 1 <= freedom < math.inf:
+        if self.value > 0 and freedom >= 1:
             low, high = (freedom * self.value / float(stats.chi2.ppf(q, freedom)) for q in (0.975, 0.025))
         return Interval(*(math.sqrt(max(0.0, end)) for end in (self.value, low, high)))
 
@@ -96,7 +96,8 @@ def standard_error(found: Components, image_variance: float, sources: int, targe
         targets: how many the images are tried on.
     """
     parts = ((found.source, sources), (found.target, targets), (found.pair, sources * targets))
-    return math.sqrt(image_variance + sum(max(0.0, each.value) / count for each, count in parts))
+    # A nan stays one: max(0.0, nan) would be 0.
+    return math.sqrt(image_variance + sum(float(np.maximum(0.0, part.value)) / of for part, of in parts))
 
 
 def _left_out(source: Models, target: Models, rates: Rates, size: int) -> Float[np.ndarray, "groups 3"]:

@@ -20,6 +20,7 @@ from orchestrator.store.bulk import in_order
 from orchestrator.store.local import LocalStore
 from orchestrator.store.parquet import read_exactly, told_as
 from orchestrator.store.record import ArtifactRecord, FileEntry
+from orchestrator.store.sharing import Shared
 
 CATALOGUE = "catalogue"
 _FILE = "records.parquet"
@@ -43,17 +44,18 @@ def read_records(store: ArtifactStore, prefix: str) -> dict[str, ArtifactRecord]
         DamagedArtifact: a record is not one.
         StoreError: the store cannot be read. One that cannot be written only stays without a catalogue.
     """
+    shared = Shared()
     if isinstance(store, LocalStore):
         # A folder's records are read as fast as a catalogue of them: 10,000 in 1.3 seconds.
         found = ((address, _record_or_none(store, address)) for address in store.addresses(prefix))
-        return {address: record for address, record in found if record is not None}
+        return {address: shared.record(record) for address, record in found if record is not None}
     stamps = store.stamps(prefix)
-    known = _known(store, prefix, stamps) if len(stamps) > _FEW else {}
+    known = _known(store, prefix, stamps, shared) if len(stamps) > _FEW else {}
     fresh = [address for address in stamps if address not in known]
     look = functools.partial(_record_or_none, store)
     for address, record in zip(fresh, in_order(look, fresh, CONNECTIONS), strict=True):
         if record is not None:
-            known[address] = record
+            known[address] = shared.record(record)
     records = {address: known[address] for address in stamps if address in known}
     if len(fresh) > max(_FEW, int(_NEW_SHARE * len(stamps))):
         with contextlib.suppress(StoreError):
@@ -61,7 +63,9 @@ def read_records(store: ArtifactStore, prefix: str) -> dict[str, ArtifactRecord]
     return records
 
 
-def _known(store: ArtifactStore, prefix: str, stamps: Mapping[str, str]) -> dict[str, ArtifactRecord]:
+def _known(
+    store: ArtifactStore, prefix: str, stamps: Mapping[str, str], shared: Shared
+) -> dict[str, ArtifactRecord]:
     """Records the catalogue has as they now are."""
     address = f"{CATALOGUE}/{prefix}"
     # Whatever is wrong with it, the records themselves are there to be read.
@@ -70,7 +74,7 @@ def _known(store: ArtifactStore, prefix: str, stamps: Mapping[str, str]) -> dict
         with told_as(DamagedArtifact, f"{address} is not a catalogue", "It is made again."):
             rows = read_exactly(content, _SCHEMA).to_pylist()
         return {
-            row["address"]: ArtifactRecord.from_json(row["record"], row["address"])
+            row["address"]: shared.record(ArtifactRecord.from_json(row["record"], row["address"]))
             for row in rows
             if stamps.get(row["address"]) == row["stamp"]
         }

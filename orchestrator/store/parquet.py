@@ -26,6 +26,7 @@ MAX_TABLE_BYTES = 2**30
 """A table that is held whole, such as a shard: 7,000 images of 224x224 pixels."""
 _BATCH_BYTES = 2**28
 _BATCH_ROWS = 2**16
+_NARROW_ROWS = 2**18
 # A file of images has few columns, hardly nested, and a row group for every 100 images or more.
 _MAX_DEPTH, _MAX_LIST, _MAX_FOOTER = 8, 2**15, 2**24
 _FIRST_LOOK, _MAX_HEADER = 2**8, 2**20
@@ -70,11 +71,13 @@ def told_as(kind: type[OrchestratorError], what: str, remedy: str) -> Iterator[N
 class BoundedParquet:
     """One parquet file, opened within limits; nothing is unpacked yet.
 
+    Columns that are ``folded`` come as dictionaries: rows that name one value a million times hold it once.
+
     Raises:
         ValueError, OSError: it is not parquet or exceeds a limit (see ``told_as``). So do the methods.
     """
 
-    def __init__(self, file: pa.NativeFile) -> None:
+    def __init__(self, file: pa.NativeFile, folded: Sequence[str] = ()) -> None:
         self._file = file
         groups = _read_footer(file)
         self.group_rows = [rows for rows, _ in groups]
@@ -86,8 +89,11 @@ class BoundedParquet:
             thrift_container_size_limit=_MAX_LIST,
             schema_depth_limit=_MAX_DEPTH,
             arrow_extensions_enabled=False,
+            read_dictionary=list(folded),
         )
         self.schema: pa.Schema = self._parquet.schema_arrow
+        # Of these no row takes more than eight bytes beside what pages hold.
+        self._narrow = {field.name for field in self.schema if _is_narrow(field.type)}
         leaves = self._parquet.schema
         # By the schema, as the decoder finds them; what a column calls itself may be another name.
         self._paths: list[str] = [leaves.column(place).path for place in range(len(leaves))]
@@ -102,9 +108,10 @@ class BoundedParquet:
         longest = max((page.unpacked_bytes for page in self._pages(columns, groups)), default=0)
         if longest > MAX_PAGE_BYTES:
             raise ValueError(f"a page unpacks to {longest} bytes, and {MAX_PAGE_BYTES} are allowed")
-        rows = _BATCH_BYTES // (max(longest, 1) * len(columns))
+        loose = [name for name in columns if name not in self._narrow]
+        rows = _BATCH_BYTES // (max(longest, 1) * len(loose)) if loose else _NARROW_ROWS
         yield from self._parquet.iter_batches(
-            batch_size=min(max(rows, 1), _BATCH_ROWS),
+            batch_size=min(max(rows, 1), _BATCH_ROWS if loose else _NARROW_ROWS),
             row_groups=list(groups),
             columns=list(columns),
             use_threads=False,
@@ -175,23 +182,31 @@ def read_exactly(content: bytes, schema: pa.Schema, most_bytes: int = MAX_TABLE_
     Raises:
         ValueError, OSError: anything else (see ``told_as``).
     """
-    return _of_schema(content, schema).table(schema.names, most_bytes)
+    parquet = BoundedParquet(pa.BufferReader(content))
+    _check_schema(parquet, schema)
+    return parquet.table(schema.names, most_bytes)
 
 
 def stream_exactly(content: bytes, schema: pa.Schema, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
-    """Some columns of a file of ours, which has this schema and no other, one batch in memory at a time.
+    """Some columns of a file of ours, which has this schema and no other, a batch at a time; texts folded.
 
     Raises:
         ValueError, OSError: anything else (see ``told_as``); some batches may have been told by then.
     """
-    return _of_schema(content, schema).checked(columns)
+    texts = [field.name for field in schema if pa.types.is_string(field.type)]
+    parquet = BoundedParquet(pa.BufferReader(content), texts)
+    folded = pa.dictionary(pa.int32(), pa.string())
+    _check_schema(parquet, pa.schema([(f.name, folded if f.name in texts else f.type) for f in schema]))
+    return parquet.checked(columns)
 
 
-def _of_schema(content: bytes, schema: pa.Schema) -> BoundedParquet:
-    parquet = BoundedParquet(pa.BufferReader(content))
+def _check_schema(parquet: BoundedParquet, schema: pa.Schema) -> None:
     if not parquet.schema.equals(schema):
         raise ValueError("its columns are others")
-    return parquet
+
+
+def _is_narrow(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_dictionary(kind) or (pa.types.is_primitive(kind) and kind.bit_width <= 64))
 
 
 def _check_size(size_bytes: int, most_bytes: int) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 from orchestrator.attacks.source import Precision
 from orchestrator.attacks.threat import Ladder
 from orchestrator.models.ensemble import SourceRef
-from orchestrator.models.ref import ModelRef
+from orchestrator.models.ref import Method, ModelRef
 from orchestrator.store.artifacts import ArtifactStore
 from orchestrator.store.catalogue import read_records
 from orchestrator.store.record import ArtifactRecord, recipe_digest
@@ -158,11 +158,11 @@ class UnitPlan:
     pending: tuple[WorkUnit, ...]
 
 
-def targets_of(source: SourceRef, models: Sequence[ModelRef]) -> tuple[ModelRef, ...]:
-    """Whom a source's images are tried on: plain on all, a keyed model on its own method and plain."""
-    if source.method == "plain":
+def targets_of(method: Method, models: Sequence[ModelRef]) -> tuple[ModelRef, ...]:
+    """Whom a source of this method is tried on: plain on all, a keyed one on its own method and plain."""
+    if method == "plain":
         return tuple(models)
-    return tuple(model for model in models if model.method in ("plain", source.method))
+    return tuple(model for model in models if model.method in ("plain", method))
 
 
 def plan_units(wanted: Iterable[WorkUnit], store: ArtifactStore) -> UnitPlan:
