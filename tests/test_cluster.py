@@ -197,6 +197,16 @@ def test_actors_given_up_while_they_start_hold_no_device(cluster, tmp_path: Path
         ends += pool.advance()
     pool.dismiss()
     assert sorted(end.account for end in ends) == [0, 1, 2, 3]
+
+
+@pytest.mark.ray
+def test_a_pool_that_ends_while_its_actors_start_leaves_no_device_taken(cluster, tmp_path: Path) -> None:
+    import ray
+
+    from orchestrator.cluster.actor_pool import _Pool
+
+    devices, most = cluster.devices, cluster.devices.most()
+    units = [Sum(str(number), (number,)) for number in range(4)]
     late = _Pool(SlowlyMade(str(tmp_path / "diary")), devices, 0, Listed(units))
     late.fit()
     hired = {id(actor) for actor, _ in late.busy.values()}
