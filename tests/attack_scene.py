@@ -8,6 +8,7 @@ from functools import cache
 
 import numpy as np
 import torch
+from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
 from orchestrator.attacks.answer import Found, misread
@@ -137,9 +138,11 @@ def scene(classes: int = 10, n: int = 12, dtype: torch.dtype = torch.float64) ->
     return _scene(copy.deepcopy(net).to(dtype), images, labels, n, dtype)
 
 
-def vit_scene(classes: int = 10, n: int = 12, dtype: torch.dtype = torch.float64) -> Scene:
+def vit_scene(
+    classes: int = 10, n: int = 12, dtype: torch.dtype = torch.float64, digits: bool = False
+) -> Scene:
     """A small keyed ViT, folded, and the plain one it was tuned from; the attacker has examples."""
-    plain, keyed, images, labels = _trained_vits(classes)
+    plain, keyed, images, labels = _trained_vits(classes, digits)
     public = copy.deepcopy(plain).to(dtype)
     # The last images of the set are the attacker's own.
     examples = (images[-2 * classes :].to(dtype), labels[-2 * classes :])
@@ -171,6 +174,12 @@ def _images(classes: int) -> tuple[Tensor, Tensor]:
     return (0.5 + 0.03 * patterns[labels] + 0.1 * noise).clamp(0, 1), labels
 
 
+def _digits() -> tuple[Tensor, Tensor]:
+    images, labels = load_digits(return_X_y=True)
+    small = torch.tensor(images[:240] / 16).view(-1, 1, 8, 8)
+    return nn.functional.interpolate(small, size=16).expand(-1, 3, -1, -1), torch.tensor(labels[:240])
+
+
 def _fit(net: nn.Module, images: Tensor, labels: Tensor, rate: float, steps: int) -> None:
     optimizer = torch.optim.Adam(net.parameters(), lr=rate)
     for _ in range(steps):
@@ -192,8 +201,8 @@ def _trained(classes: int) -> tuple[nn.Module, Tensor, Tensor]:
 
 
 @cache
-def _trained_vits(classes: int) -> tuple[KeyedModel, KeyedModel, Tensor, Tensor]:
-    images, labels = _images(classes)
+def _trained_vits(classes: int, digits: bool) -> tuple[KeyedModel, KeyedModel, Tensor, Tensor]:
+    images, labels = _digits() if digits else _images(classes)
     architecture = Architecture(
         name="vit_tiny_patch16_224",
         image_size=16,

@@ -138,6 +138,26 @@ def test_an_early_end_finds_the_same_images_fallen_for_less(threat, attack):
     assert early.forwards[fell].sum() < 0.5 * whole.forwards[fell].sum()
 
 
+def test_an_image_that_falls_leaves_its_place_to_the_next():
+    shown = []
+
+    class Watched(RowByRow):
+        def forward(self, images):
+            shown.append(len(images))
+            return super().forward(images)
+
+    here = scene(n=24).behind(Watched)
+    source = here.source(batch=7)
+    fell = here.fallen(ApgdUntargeted(steps=20, early=True)(source, here.points(), THREATS["linf"]).worst)
+    asked = shown[: shown.index(24)]
+    assert sum(asked) == source.forwards.sum()
+    # Every batch is full until nobody waits any more; only then does it shrink.
+    assert 3 < fell.sum() < 24
+    assert asked == sorted(asked, reverse=True)
+    assert asked[0] == 7
+    assert len(asked) < 0.8 * 4 * 21, "four batches one after another, of 21 looks each, take more"
+
+
 @each_threat
 def test_targets_are_the_wrong_classes_likeliest_first(threat):
     here = scene(n=8)

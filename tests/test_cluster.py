@@ -183,23 +183,40 @@ def test_actors_given_up_while_they_start_hold_no_device(cluster, tmp_path: Path
     devices.want(most)
     pool.fit()
     assert not pool.busy
+    assert len(pool.given_up) == min(most, 4)
     training = ray.remote(num_cpus=most)(lambda: "has all cores").remote()
     deadline = time.monotonic() + 60
-    while pool.leaving and time.monotonic() < deadline:
+    while pool.given_up and time.monotonic() < deadline:
         assert list(pool.advance()) == []
         pool.fit()
     assert ray.get(training, timeout=60) == "has all cores"
     devices.want(-most)
-    # Nobody is missed: what is to be done is done by others, and a pool that ends leaves no one behind.
     ends = []
     while not pool.ended():
         pool.fit()
         ends += pool.advance()
     pool.dismiss()
     assert sorted(end.account for end in ends) == [0, 1, 2, 3]
+
+
+@pytest.mark.ray
+def test_a_pool_that_ends_while_its_actors_start_leaves_no_device_taken(cluster, tmp_path: Path) -> None:
+    import ray
+
+    from orchestrator.cluster.actor_pool import _Pool
+
+    devices, most = cluster.devices, cluster.devices.most()
+    units = [Sum(str(number), (number,)) for number in range(4)]
     late = _Pool(SlowlyMade(str(tmp_path / "diary")), devices, 0, Listed(units))
     late.fit()
+    hired = {id(actor) for actor, _ in late.busy.values()}
+    devices.want(most)
+    late.fit()
+    devices.want(-most)
+    late.fit()
+    assert {id(actor) for actor, _ in late.busy.values()} == hired, "who is still being made is taken back"
     late.dismiss()
+    del late
     training = ray.remote(num_cpus=most)(lambda: "has all cores").remote()
     assert ray.get(training, timeout=60) == "has all cores"
 

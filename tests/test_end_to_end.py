@@ -25,8 +25,8 @@ pytestmark = pytest.mark.ray
 ROOT = Path(__file__).parent.parent
 STUDY = [
     "--ray", "local", "--method", "both", "--n-keys", "2", "--controls", "0", "--workers-per-model", "2",
-    "--train-images", "256", "--eval-images", "60", "--shard-rows", "20",
-    "--base.epochs", "10", "--recipe.epochs", "6", "--lora.epochs", "6",
+    "--train-images", "512", "--eval-images", "80", "--shard-rows", "20",
+    "--base.epochs", "25", "--recipe.epochs", "10", "--lora.epochs", "12",
     "--attacks", "apgd-ce:steps=40",
 ]  # fmt: skip
 PATIENCE_SECONDS = 240
@@ -143,7 +143,7 @@ def test_the_undisturbed_study_separates_own_keys_from_others(undisturbed: Job) 
     table = pq.read_table(undisturbed.study / "matrix/matrix.parquet").to_pylist()
     assert {row["method"] for row in table} == {"plain", "full", "lora"}
     assert len(table) == 1 + 8 + 8
-    assert all(row["n"] == 60 for row in table)
+    assert all(row["n"] == 80 for row in table)
     own = [row for row in table if row["source"] == row["target"]]
     assert all(row["fooled"] >= 0.9 * row["eligible"] for row in own)
     assert (undisturbed.study / "report/index.html").is_file()
@@ -158,12 +158,9 @@ def test_a_killed_driver_is_resumed_to_the_same_bytes(job: Job, undisturbed: Job
         kept.update({path: path.stat().st_mtime_ns for path in job.records(place)})
 
     job.start()
-    job.wait_for("shards", lambda: job.records("shards"))
-    job.kill()
-    keep("shards")
-    job.start()
     job.wait_for("a keyed model under way", lambda: job.records("checkpoints/"))
     job.kill()
+    keep("shards")
     keep("models")
     job.start()
     job.wait_for("some outcomes", lambda: len(job.records("outcomes")) > 3)

@@ -35,8 +35,8 @@ class _Actor:
     def ready(self) -> None:
         """Returns once the actor has a machine."""
 
-    def leave(self) -> None:
-        """Ends the actor, which frees its device."""
+    def leave(self, _: Any) -> None:
+        """Ends the actor as soon as it stands; is given its own handle, as Ray kills whom nobody holds."""
         ray.actor.exit_actor()
 
     def run(self, unit: Any) -> Finished[Any] | Failed[Any]:
@@ -74,8 +74,10 @@ class _Pool(Generic[Unit]):
         self.ledger = Ledger()
         # What each actor owes: the actor and its unit's id, None while it starts.
         self.busy: dict[Any, tuple[Any, str | None]] = {}
-        # Actors given up before they stood, and what tells that they have left.
-        self.leaving: list[tuple[Any, Any]] = []
+        # Actors given up before they stood, by what tells that they do. They are killed then and not
+        # before: a kill may cross with the grant of an actor's place. Ray then holds the actor for dead,
+        # and its device is taken while the job lasts; a training that waits for it would wait for ever.
+        self.given_up: dict[Any, Any] = {}
         self.starts_lost = 0
         self.heard = time.monotonic()
 
@@ -92,8 +94,8 @@ class _Pool(Generic[Unit]):
         for _ in range(min(room - len(self.busy), idle)):
             self._hire()
         for done in starting[: max(0, len(self.busy) - room, -idle)]:
-            self._let_go(self.busy.pop(done)[0])
-        self._forget_the_gone()
+            self.given_up[done], _ = self.busy.pop(done)
+        self._see_off()
 
     def advance(self) -> Iterator[Finished[Unit] | Failed[Unit]]:
         """Wait a little for one actor, take its account, give it the next unit."""
@@ -129,30 +131,29 @@ class _Pool(Generic[Unit]):
     def dismiss(self) -> None:
         """End the actors that are left."""
         for actor, unit in self.busy.values():
-            if unit is None:
-                self._let_go(actor)
-            else:
+            if unit is not None:
                 ray.kill(actor)
+        starting = [actor for actor, unit in self.busy.values() if unit is None]
+        for actor in (*starting, *self.given_up.values()):
+            actor.leave.remote(actor)
 
-    def _let_go(self, actor: Any) -> None:
-        """End an actor that is not known to stand: it leaves by itself, first thing when it does.
-
-        A kill may cross with the grant of its place. Ray then holds the actor for dead, and its device is
-        taken for as long as the job lasts: a training that waits for it would wait for ever.
-        """
-        self.leaving.append((actor.leave.remote(), actor))
-
-    def _forget_the_gone(self) -> None:
-        if self.leaving:
-            goodbyes = [goodbye for goodbye, _ in self.leaving]
-            _, left = ray.wait(goodbyes, num_returns=len(goodbyes), timeout=0)
-            self.leaving = [(goodbye, actor) for goodbye, actor in self.leaving if goodbye in left]
+    def _see_off(self) -> None:
+        """End those that were given up and stand by now, or were lost on the way."""
+        waiting = list(self.given_up)
+        stood, _ = ray.wait(waiting, num_returns=len(waiting), timeout=0) if waiting else ([], [])
+        for done in stood:
+            ray.kill(self.given_up.pop(done))
 
     def _hire(self) -> None:
-        bundle = self.devices.bundle()
-        options = {"num_cpus": bundle.get("CPU", 0), "num_gpus": bundle.get("GPU", 0)}
-        actor = ray.remote(_Actor).options(**options).remote(self.make_worker)
-        self.busy[actor.ready.remote()] = (actor, None)
+        """One more actor: one that was given up and is still being made, else a new one."""
+        if self.given_up:
+            done, actor = self.given_up.popitem()
+        else:
+            bundle = self.devices.bundle()
+            options = {"num_cpus": bundle.get("CPU", 0), "num_gpus": bundle.get("GPU", 0)}
+            actor = ray.remote(_Actor).options(**options).remote(self.make_worker)
+            done = actor.ready.remote()
+        self.busy[done] = (actor, None)
 
     def _take(self) -> str | None:
         """The id of the next unit: one that lost its actor, else one from the feed."""

@@ -39,8 +39,8 @@ def read(
     Raises:
         WeightsError: a logit is not a number; such a model would seem robust to everything.
     """
-    readers = functools.partial(predict, models)
-    return _confirmed(_in_batches(readers, images, labels, batch), readers, images, labels, batch)
+    ask = functools.partial(predict, models)
+    return _confirmed(_in_batches(ask, images, labels, batch), ask, images, labels, batch)
 
 
 def read_together(
@@ -68,20 +68,20 @@ def read_together(
 
 
 def _confirmed(
-    classes: Int[Tensor, " images"], readers: Predict, images: Tensor, labels: Tensor, batch: int
+    classes: Int[Tensor, " images"], ask: Predict, images: Tensor, labels: Tensor, batch: int
 ) -> Reading:
     """Classes, of which a misreading that another batch size does not repeat is taken back."""
     wrong = (classes != labels).nonzero()[:, 0]
     # Never the same size: one more than half of it; of a batch of two, one, and of one, two.
-    again = _in_batches(readers, images[wrong], labels[wrong], batch // 2 + 1 if batch > 2 else 3 - batch)
+    again = _in_batches(ask, images[wrong], labels[wrong], batch // 2 + 1 if batch > 2 else 3 - batch)
     unconfirmed = again == labels[wrong]
     classes[wrong[unconfirmed]] = labels[wrong[unconfirmed]]
     return Reading(classes, int(unconfirmed.sum()))
 
 
-def _in_batches(readers: Predict, images: Tensor, labels: Tensor, batch: int) -> Tensor:
+def _in_batches(ask: Predict, images: Tensor, labels: Tensor, batch: int) -> Tensor:
     parts = [
-        readers(images[start : start + batch], labels[start : start + batch])
+        ask(images[start : start + batch], labels[start : start + batch])
         for start in range(0, len(labels), batch)
     ]
     return torch.cat(parts) if parts else labels.clone()

@@ -12,7 +12,7 @@ from orchestrator.models.ref import ModelRef
 from orchestrator.transfer.held import LoadTogether, Models
 from orchestrator.transfer.judge import Reading, read, read_together
 
-# Models in one batch at most: of ViT-B/16 their own weights come to half of the base they share.
+# Models in one batch at most: of ViT-B/16 their own weights come to a third of the base they share.
 _TOGETHER = 16
 
 
