@@ -1,6 +1,6 @@
 """What an attack costs and what it is worth: pyautoattack, cell by cell, and ours, on keyed digits models.
 
-    python benchmarks/attacks.py [--images 60] [--json attacks.json]
+    python benchmarks/attacks.py [--images 75] [--json attacks.json]
 
 Trains the fleet of the digits preset, then compares on the same points and models, one side after the
 other in one process with one thread, as an attack actor has: AutoAttack standard source by source and our
@@ -144,7 +144,7 @@ def strength_table(rows: list[dict[str, Any]], threat: str) -> Table:
 
 def compare(images: int, root: Path) -> dict[str, Any]:
     """Everything, on one fleet."""
-    scene = digits_scene(root, images, images // 6, CONSOLE.print)
+    scene = digits_scene(root, images, images // 8, CONSOLE.print)
     whole, part = scene.shards
     CONSOLE.print("standard, source by source")
     duels = [duel(scene, scene.models, BROKEN, whole), duel(scene, scene.models, PARTLY, part)]
@@ -174,7 +174,7 @@ def write(result: dict[str, Any], file: Path) -> None:
 def main() -> None:
     """Measure, print, and write JSON where asked."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--images", type=int, default=60)
+    parser.add_argument("--images", type=int, default=75)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     torch.set_num_threads(1)
