@@ -40,14 +40,23 @@ def tally(store: ArtifactStore, scored: Sequence[Scored]) -> TransferMatrix:
     recipe = {"outcomes": {part.address: _counted(part) for part in scored}}
     if is_committed(store, MATRIX, recipe):
         with contextlib.suppress(DamagedArtifact):  # then it is counted again
-            return _read_matrix(store)
-    matrix = build_matrix(in_order(functools.partial(_rows, store), scored, _READERS))
+            return read_matrix(store)
+    matrix = count(store, scored)
     sink = io.BytesIO()
     pq.write_table(matrix.table, sink, compression="zstd")
     seconds = sum(part.record.told("seconds", float, part.address) for part in scored)
     told = {"attack_seconds": seconds, "units": len(scored)}
     replace_artifact(store, MATRIX, recipe, {MATRIX_FILE: sink.getvalue()}, told)
     return matrix
+
+
+def count(store: ArtifactStore, scored: Sequence[Scored]) -> TransferMatrix:
+    """Count recorded outcomes, each verified against its record; nothing is committed.
+
+    Raises:
+        DamagedArtifact: outcomes differ from their record, or are not outcome rows.
+    """
+    return build_matrix(in_order(functools.partial(_rows, store), scored, _READERS))
 
 
 def is_committed(store: ArtifactStore, address: str, recipe: Mapping[str, Any]) -> bool:
@@ -86,7 +95,13 @@ def _counted(part: Scored) -> list[str]:
     return [part.record.files[OUTCOMES_FILE].sha256, targets]
 
 
-def _read_matrix(store: ArtifactStore) -> TransferMatrix:
+def read_matrix(store: ArtifactStore) -> TransferMatrix:
+    """The committed matrix.
+
+    Raises:
+        NotCommitted: there is none.
+        DamagedArtifact: it is not one.
+    """
     content = store.read(MATRIX, MATRIX_FILE)
     with told_as(DamagedArtifact, f"{MATRIX} is not a matrix", "Delete it and rerun."):
         return TransferMatrix(read_exactly(content, MATRIX_SCHEMA))

@@ -2,7 +2,6 @@
 
 import io
 import time
-from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
@@ -11,6 +10,7 @@ import torch
 
 from orchestrator.store.artifacts import open_store
 from orchestrator.store.record import ArtifactRecord, FileEntry, library_versions
+from orchestrator.transfer.account import UnitAccount, count_targets
 from orchestrator.transfer.attacker import Attacker
 from orchestrator.transfer.climb import Moved
 from orchestrator.transfer.held import LoadModel, Models, Pixels, Shards
@@ -27,17 +27,6 @@ _TOLD: dict[str, type[Any]] = {
     "indicators": dict,
     "findings": dict,
 }
-
-
-@dataclass(frozen=True)
-class UnitAccount:
-    """What a unit came to, for progress and logs; the facts are in its outcomes."""
-
-    images: int
-    source_fooled: int
-    targets: int
-    first: bool = True
-    """False if another driver's worker had recorded the same unit meanwhile: its outcomes stay."""
 
 
 class TransferWorker:
@@ -85,7 +74,7 @@ class TransferWorker:
         fooled, before = int(moved.fooled[-1].sum()), told.pop("seconds", 0.0)
         if isinstance(unit, AttackUnit):
             save_moved(self.store, unit, moved, {**told, "seconds": time.monotonic() - started})
-            return UnitAccount(len(shard.names), fooled, 0)
+            return UnitAccount(len(shard.names), fooled, 0, device=self.device.type)
         table, unconfirmed = self.scorer.score(work, shard, moved)
         told["unconfirmed"] += unconfirmed
         told["seconds"] = before + time.monotonic() - started
@@ -94,7 +83,8 @@ class TransferWorker:
             keep_for_good(self.store, work, moved, shard.images)
         if work.kept:
             drop_moved(self.store, work.attack_unit)
-        return UnitAccount(len(shard.names), fooled, len(work.targets), first)
+        counts = count_targets(work, table)
+        return UnitAccount(len(shard.names), fooled, len(work.targets), first, self.device.type, *counts)
 
     def _kept(self, unit: WorkUnit, shard: Pixels) -> tuple[Moved, dict[str, Any]] | None:
         """What an early attack made and told, where the unit says that there is such."""
