@@ -83,4 +83,6 @@ def used_words(used: Mapping[str, float]) -> str:
     """Device time as people read it: ``1,234 GPU-s``, with ``core-s`` for what ran on no GPU."""
     cores = used.get("cpu", 0.0)
     by_unit = {"GPU-s": sum(used.values()) - cores, "core-s": cores}
-    return ", ".join(f"{seconds:,.0f} {unit}" for unit, seconds in by_unit.items() if seconds >= 0.5)
+    return ", ".join(
+        f"{seconds:,.{int(seconds < 10)}f} {unit}" for unit, seconds in by_unit.items() if seconds >= 0.05
+    )

@@ -30,7 +30,7 @@ class ArtifactStore(Protocol):
         ...
 
     def times(self, prefix: str) -> Mapping[str, float]:
-        """When the record of each of those addresses was written, in seconds since the epoch; one listing."""
+        """When each of those records was written, in seconds since the epoch; one listing."""
         ...
 
     def record(self, address: str, expect: Mapping[str, Any] | None = None) -> ArtifactRecord:
