@@ -26,7 +26,9 @@ from rich.console import Console
 from rich.table import Table
 
 from orchestrator.cluster.workplace import LocalWorkplace
+from orchestrator.pipeline.so_far import SoFar
 from orchestrator.pipeline.stages import StudyRun
+from orchestrator.pipeline.standing import NOTHING, Used
 from orchestrator.presets import digits
 from orchestrator.store.artifacts import ArtifactStore
 from orchestrator.store.local import LocalStore
@@ -51,10 +53,16 @@ class Stopwatch:
         yield self
         self.seconds[name] = time.monotonic() - began
 
-    def advance(self, told: str) -> None:
+    def advance(self, told: str, used: Used = NOTHING) -> None:
         """Nothing."""
 
     tell = advance
+
+    def fail(self) -> None:
+        """Nothing."""
+
+    def matrix(self, so_far: SoFar) -> None:
+        """Nothing."""
 
 
 def measure(side: str, root: Path) -> dict[str, object]:

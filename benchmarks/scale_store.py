@@ -24,7 +24,9 @@ from orchestrator import aws
 from orchestrator.cluster.workplace import LocalWorkplace
 from orchestrator.keys.vault import VaultAt
 from orchestrator.pipeline.plan import Images, Plan, make_plan
+from orchestrator.pipeline.so_far import SoFar
 from orchestrator.pipeline.stages import StudyRun
+from orchestrator.pipeline.standing import NOTHING, Used
 from orchestrator.pipeline.tally import tally
 from orchestrator.presets import digits
 from orchestrator.shards.shard import Shard
@@ -74,14 +76,20 @@ class PhaseReporter:
         yield stage
         self.counted.phase = "matrix and report" if name in ("attacks", "keyed models") else "between"
 
-    def advance(self, told: str) -> None:
+    def advance(self, told: str, used: Used = NOTHING) -> None:
         """Count down to the attacks."""
-        del told
+        del told, used
         self.left -= 1
         if self.name == "keyed models" and not self.left:
             self.counted.phase = "attacks"
 
-    def tell(self, told: str) -> None:
+    def tell(self, told: str, used: Used = NOTHING) -> None:
+        """Nothing."""
+
+    def fail(self) -> None:
+        """Nothing."""
+
+    def matrix(self, so_far: SoFar) -> None:
         """Nothing."""
 
 

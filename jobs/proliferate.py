@@ -11,10 +11,11 @@ from rich.console import Console
 from rich.table import Table
 
 from orchestrator.keys.vault import VaultAt
+from orchestrator.pipeline.bars import open_reporter
 from orchestrator.pipeline.command import Command, main, parse
+from orchestrator.pipeline.metered import Metered
 from orchestrator.pipeline.plan import make_plan, plan_images
 from orchestrator.pipeline.price import price
-from orchestrator.pipeline.progress import open_reporter
 from orchestrator.pipeline.roster import known_keys
 from orchestrator.pipeline.stages import StudyRun
 
@@ -26,7 +27,8 @@ def proliferate(command: Command) -> int:
     reporter, store = open_reporter(), command.open_store()
     with command.workplace() as workplace:
         reporter.say(f"study {command.study.name} in {store.uri}, on {workplace.description}")
-        run = StudyRun(command.study, store, command.vault_uri, workplace, reporter, command.attacking)
+        metered = Metered(reporter, workplace.meter, command.study.name)
+        run = StudyRun(command.study, store, command.vault_uri, workplace, metered, command.attacking)
         ending = run.run()
     if ending.failures:
         reporter.say(f"{len(ending.failures)} units failed; the same command tries them again")

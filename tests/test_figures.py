@@ -12,10 +12,11 @@ from orchestrator.report.attackers import attackers
 from orchestrator.report.costs import cost_table
 from orchestrator.report.curves import climbs, curve_table, curves, draw_curves
 from orchestrator.report.dots import Rate, comparisons, draw_attacks, draw_rates
+from orchestrator.report.gallery import key_plate
 from orchestrator.report.grid import lay_out
+from orchestrator.report.key_verdict import judge_key
 from orchestrator.report.latex import escape, tables_tex
 from orchestrator.report.page import write_report
-from orchestrator.report.pairings import NO_KEY, OTHER_KEY, SAME_FUNCTION, SAME_KEY, pairing_rates
 from orchestrator.report.section import make_sections
 from orchestrator.report.sheet import COLUMN, PAGE, inline_svg, paper_files
 from orchestrator.report.tables import Table
@@ -99,12 +100,13 @@ def test_pairings_tell_a_key_from_a_seed() -> None:
         ("k-b", "same-key-1"): 75,
     }
     (grid,) = lay_out(make_summary(robust(8 / 255, percents)))
-    rates = {rate.label: rate for rate in pairing_rates(grid)}
-    found = rates[OTHER_KEY]
-    assert (found.rate, found.low, found.high) == pytest.approx((0.15, 0.1, 0.2))
-    assert rates[NO_KEY].rate == pytest.approx(0.35)
-    assert rates[SAME_FUNCTION].rate == pytest.approx(0.99)
-    assert rates[SAME_KEY].rate == pytest.approx(0.24)
+    verdict = judge_key(replace(grid, twins={"rekeyed-0": "k-a", "same-key-1": "k-b"}))
+    effect = verdict.effect
+    found = [effect.other, effect.no_key, effect.rekeyed, effect.same_key]
+    assert [each.value for each in found] == pytest.approx([0.15, 0.35, 0.99, 0.24])
+    plate = key_plate(verdict)
+    assert "another key 15.0 %" in plate.alt
+    assert set(plate.files) == {f"key-full-apgd-linf-8of255.{kind}" for kind in ("svg", "png", "pdf")}
 
 
 def test_a_study_without_controls_says_that_it_cannot_tell() -> None:

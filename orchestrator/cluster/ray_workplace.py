@@ -12,6 +12,7 @@ from orchestrator.cluster.ddp import train_full
 from orchestrator.cluster.fanout import train_lora
 from orchestrator.cluster.key_desk import open_desk
 from orchestrator.cluster.merge import merged
+from orchestrator.cluster.ray_meter import RayMeter
 from orchestrator.cluster.runner import Feed, Finished, MakeWorker, Unit
 from orchestrator.cluster.session import Cluster
 from orchestrator.cluster.workplace import Trained, Worked
@@ -52,6 +53,7 @@ class RayWorkplace:
     ) -> None:
         self.cluster, self.store, self.shared_folders = cluster, store, shared_folders
         self.workers_per_model, self.pack, self.actors = workers_per_model, pack, actors
+        self.meter = RayMeter()
         have = cluster.devices.most()
         if cluster.fixed and workers_per_model > have:
             raise StudyError(

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from typing import Protocol, runtime_checkable
 
+from orchestrator.cluster.meter import Meter, SilentMeter
 from orchestrator.cluster.runner import Failed, Feed, Finished, Listed, LocalRunner, MakeWorker, Unit
 from orchestrator.keys.vault import KeySource, VaultAt
 from orchestrator.training.finetune import Tell, TrainingUnit, finetune
@@ -21,6 +22,11 @@ class Workplace(Protocol):
     @property
     def description(self) -> str:
         """One line: what this workplace has."""
+        ...
+
+    @property
+    def meter(self) -> Meter:
+        """Where a run's numbers go for machines to watch."""
         ...
 
     def keys(self, vault: str) -> AbstractContextManager[KeySource]:
@@ -48,6 +54,7 @@ class LocalWorkplace:
     """Everything one after another in this process; needs no Ray."""
 
     description = "this process alone"
+    meter: Meter = SilentMeter()
 
     def keys(self, vault: str) -> AbstractContextManager[KeySource]:
         """The vault itself."""

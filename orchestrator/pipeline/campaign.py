@@ -18,6 +18,8 @@ from orchestrator.pipeline.agenda import Agenda, AttackAccount, AttackWork
 from orchestrator.pipeline.missing import missing
 from orchestrator.pipeline.plan import Plan
 from orchestrator.pipeline.progress import Reporter, Stage
+from orchestrator.pipeline.so_far import SoFar
+from orchestrator.pipeline.standing import Used
 from orchestrator.store.artifacts import ArtifactStore
 from orchestrator.training.checkpoint import drop_checkpoints
 from orchestrator.training.finetune import EpochLine, TrainingUnit
@@ -37,6 +39,12 @@ class Campaign:
     attacking: Mapping[str, bool]
     """Options of the attacks' workers; none of them changes an answer."""
     failures: list[Failed[Any]] = field(default_factory=list)
+    so_far: SoFar = field(init=False)
+    """What this run's units came to."""
+
+    def __post_init__(self) -> None:
+        self.so_far = SoFar(self.plan.models)
+        self.reporter.matrix(self.so_far)
 
     def run(self) -> Sequence[Scored]:
         """Train and attack to the end; the outcomes that fill the matrix."""
@@ -83,7 +91,7 @@ class Campaign:
     def trained(self, account: Trained, stage: Stage) -> bool:
         """Take note of a training that is over; whether the model is there."""
         if isinstance(account, Failed):
-            self._fail(account)
+            self._fail(account, stage)
             return False
         stage.advance(f"{account.unit.id} trained")
         self._say_if_second(account.unit.id, account.account is not False)
@@ -97,7 +105,7 @@ class Campaign:
                 try:
                     first = rekey(self.store, rekeying)
                 except OrchestratorError as error:
-                    self._fail(Failed(rekeying, f"{type(error).__name__}: {error}"))
+                    self._fail(Failed(rekeying, f"{type(error).__name__}: {error}"), stage)
                     made = False
                 else:
                     stage.advance(f"{rekeying.id} rewritten")
@@ -122,19 +130,23 @@ class Campaign:
 
     def _attacked(self, account: AttackAccount, stage: Stage) -> None:
         if isinstance(account, Failed):
-            self._fail(account)
-        elif isinstance(account.unit, AttackUnit):
-            stage.tell(f"{account.unit.id}, {account.seconds:.1f} s")
+            self._fail(account, stage)
+            return
+        unit, used = account.unit, Used(account.seconds, account.account.device)
+        if isinstance(unit, AttackUnit):
+            stage.tell(f"{unit.id}, {account.seconds:.1f} s", used)
         else:
-            stage.advance(_told(account.unit, account))
-            self._say_if_second(account.unit.id, account.account.first)
+            self.so_far.add_unit(unit, account.account)
+            stage.advance(_told(unit, account), used)
+            self._say_if_second(unit.id, account.account.first)
 
     def _say_if_second(self, made: str, first: bool) -> None:
         if not first:
             self.reporter.say(f"{made} was recorded by another driver first; its artifact stays")
 
-    def _fail(self, account: Failed[Any]) -> None:
+    def _fail(self, account: Failed[Any], stage: Stage) -> None:
         self.failures.append(account)
+        stage.fail()
         self.reporter.say(f"failed: {account.unit.id}: {account.reason}")
 
 
@@ -142,7 +154,8 @@ def teller(stage: Stage) -> Callable[[EpochLine], None]:
     """What tells a stage of every epoch."""
 
     def tell(line: EpochLine) -> None:
-        stage.tell(f"{line.model} epoch {line.epoch}/{line.epochs}, loss {line.loss:.3f}")
+        told = f"{line.model} epoch {line.epoch}/{line.epochs}, loss {line.loss:.3f}"
+        stage.tell(told, Used(line.seconds, line.device))
 
     return tell
 

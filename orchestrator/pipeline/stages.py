@@ -15,6 +15,7 @@ from orchestrator.pipeline.plain import import_plain
 from orchestrator.pipeline.plan import Images, make_plan, plan_images
 from orchestrator.pipeline.progress import Reporter
 from orchestrator.pipeline.roster import check_apart, ensure_keys
+from orchestrator.pipeline.standing import Used
 from orchestrator.pipeline.tally import tally
 from orchestrator.pipeline.write_up import write_up
 from orchestrator.shards.shard import Shard, ShardWorker
@@ -89,7 +90,7 @@ class StudyRun:
             for account in cut(worker, feed):
                 if isinstance(account, Failed):
                     raise StudyError(f"Shard {account.unit.address} cannot be made: {account.reason}")
-                stage.advance(account.unit.address)
+                stage.advance(account.unit.address, Used(account.seconds))
 
     def _make_plain(self, campaign: Campaign) -> bool:
         """The plain model, from which all others start; False if it could not be trained."""

@@ -38,25 +38,38 @@ def tally(store: ArtifactStore, scored: Sequence[Scored]) -> TransferMatrix:
     Raises:
         DamagedArtifact: outcomes differ from their record, or are not outcome rows.
     """
-    cells = count_cells(scored)
-    draws = draws_for(cells)
+    draws = draws_for(count_cells(scored))
     recipe = {"outcomes": {part.address: _counted(part) for part in scored}, "draws": draws}
     if is_committed(store, MATRIX, recipe):
         with contextlib.suppress(DamagedArtifact):  # then it is counted again
-            return _read_matrix(store, draws)
-    count = Count(draws, cells)
-    largest = max((part.record.files[OUTCOMES_FILE].size_bytes for part in scored), default=0)
-    readers = max(1, min(_READERS, _AHEAD_BYTES // max(1, 2 * largest)))
-    read = functools.partial(_content, store)
-    for part, content in zip(scored, in_order(read, scored, readers), strict=True):
-        for rows in _rows(part, content):
-            count.add(rows)
-    matrix = count.matrix()
+            return read_matrix(store, draws)
+    matrix = count(store, scored, draws)
     seconds = sum(part.record.told("seconds", float, part.address) for part in scored)
     told = {"attack_seconds": seconds, "units": len(scored)}
     files = {MATRIX_FILE: table_bytes(matrix.table), **draw_files(matrix)}
     replace_artifact(store, MATRIX, recipe, files, told)
     return matrix
+
+
+def count(store: ArtifactStore, scored: Sequence[Scored], draws: int = 0) -> TransferMatrix:
+    """Count recorded outcomes, each verified against its record; nothing is committed.
+
+    Args:
+        store: the study's.
+        scored: what is recorded.
+        draws: under how many redrawn sets of images they are counted as well.
+
+    Raises:
+        DamagedArtifact: outcomes differ from their record, or are not outcome rows.
+    """
+    counted = Count(draws, count_cells(scored))
+    largest = max((part.record.files[OUTCOMES_FILE].size_bytes for part in scored), default=0)
+    readers = max(1, min(_READERS, _AHEAD_BYTES // max(1, 2 * largest)))
+    read = functools.partial(_content, store)
+    for part, content in zip(scored, in_order(read, scored, readers), strict=True):
+        for rows in _rows(part, content):
+            counted.add(rows)
+    return counted.matrix()
 
 
 def outcome_rows(store: ArtifactStore, part: Scored) -> pa.Table:
@@ -115,7 +128,13 @@ def _counted(part: Scored) -> list[str]:
     return [part.record.files[OUTCOMES_FILE].sha256, targets]
 
 
-def _read_matrix(store: ArtifactStore, draws: int) -> TransferMatrix:
+def read_matrix(store: ArtifactStore, draws: int = 0) -> TransferMatrix:
+    """The committed matrix, with so many of its draws: all it was counted with, or none.
+
+    Raises:
+        NotCommitted: there is none.
+        DamagedArtifact: it is not one.
+    """
     content = store.read(MATRIX, MATRIX_FILE)
     with told_as(DamagedArtifact, f"{MATRIX} is not a matrix", "Delete it and rerun."):
         return with_draws(

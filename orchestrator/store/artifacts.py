@@ -29,6 +29,10 @@ class ArtifactStore(Protocol):
         """Those addresses, each with a stamp that changes whenever its record is replaced; one listing."""
         ...
 
+    def times(self, prefix: str) -> Mapping[str, float]:
+        """When each of those records was written, in seconds since the epoch; one listing."""
+        ...
+
     def record(self, address: str, expect: Mapping[str, Any] | None = None) -> ArtifactRecord:
         """The record; raises NotCommitted, or StaleArtifact if ``expect`` is another recipe."""
         ...

@@ -17,10 +17,10 @@ from orchestrator.aws import CONNECTIONS
 from orchestrator.errors import DamagedArtifact, NotCommitted, StoreError
 from orchestrator.store.artifacts import ArtifactStore
 from orchestrator.store.bulk import in_order
-from orchestrator.store.local import LocalStore
 from orchestrator.store.parquet import read_exactly, told_as
 from orchestrator.store.record import ArtifactRecord, FileEntry
 from orchestrator.store.sharing import Shared
+from orchestrator.store.uri import is_folder
 
 CATALOGUE = "catalogue"
 _FILE = "records.parquet"
@@ -45,7 +45,7 @@ def read_records(store: ArtifactStore, prefix: str) -> dict[str, ArtifactRecord]
         StoreError: the store cannot be read. One that cannot be written only stays without a catalogue.
     """
     shared = Shared()
-    if isinstance(store, LocalStore):
+    if is_folder(store.uri):
         # A folder's records are read as fast as a catalogue of them: 10,000 in 1.3 seconds.
         found = ((address, _record_or_none(store, address)) for address in store.addresses(prefix))
         return {address: shared.record(record) for address, record in found if record is not None}
@@ -91,6 +91,9 @@ def _record_or_none(store: ArtifactStore, address: str) -> ArtifactRecord | None
 def _write(
     store: ArtifactStore, prefix: str, stamps: Mapping[str, str], records: Mapping[str, ArtifactRecord]
 ) -> None:
+    address_of_copy = f"{CATALOGUE}/{prefix}"
+    # First, so that where nothing may be written no work is lost.
+    store.delete(address_of_copy)
     rows = [
         {"address": address, "stamp": stamps[address], "record": record.to_json()}
         for address, record in records.items()
@@ -100,6 +103,4 @@ def _write(
     content = sink.getvalue()
     recipe = {"prefix": prefix, "sha256": hashlib.sha256(content).hexdigest()}
     record = ArtifactRecord(recipe=recipe, files={_FILE: FileEntry.of(content)})
-    address = f"{CATALOGUE}/{prefix}"
-    store.delete(address)
-    store.commit(address, record, {_FILE: content})
+    store.commit(address_of_copy, record, {_FILE: content})

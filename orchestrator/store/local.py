@@ -40,13 +40,14 @@ class LocalStore:
 
     def stamps(self, prefix: str) -> dict[str, str]:
         """Time, size and inode of every record at and below ``prefix``, by address."""
-        stamps = {}
-        for address in self.addresses(prefix):
-            # A record may be deleted between the listing and the look.
-            with contextlib.suppress(FileNotFoundError):
-                found = (self.root / address / RECORD_FILE).stat()
-                stamps[address] = f"{found.st_mtime_ns}-{found.st_size}-{found.st_ino}"
-        return stamps
+        return {
+            address: f"{found.st_mtime_ns}-{found.st_size}-{found.st_ino}"
+            for address, found in self._looks(prefix)
+        }
+
+    def times(self, prefix: str) -> dict[str, float]:
+        """When each of those records was written, by the clock of the machine that did."""
+        return {address: found.st_mtime for address, found in self._looks(prefix)}
 
     def record(self, address: str, expect: Mapping[str, Any] | None = None) -> ArtifactRecord:
         """The record at the address, checked against the expected recipe if one is given."""
@@ -117,6 +118,12 @@ class LocalStore:
                     shutil.rmtree(path, ignore_errors=True)
                     swept += 1
         return swept
+
+    def _looks(self, prefix: str) -> Iterator[tuple[str, os.stat_result]]:
+        for address in self.addresses(prefix):
+            # A record may be deleted between the listing and the look.
+            with contextlib.suppress(FileNotFoundError):
+                yield address, (self.root / address / RECORD_FILE).stat()
 
     def _draft(self) -> Path:
         drafts = self.root / _DRAFTS

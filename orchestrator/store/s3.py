@@ -45,9 +45,11 @@ class S3Store:
 
     def stamps(self, prefix: str) -> dict[str, str]:
         """ETag and time of every record at and below ``prefix``, by address."""
-        found = self._objects.listing(f"{prefix}/" if prefix else "")
-        matches = ((_RECORD.fullmatch(item.key), item.stamp) for item in found)
-        return dict(sorted((match["address"], stamp) for match, stamp in matches if match))
+        return {address: item.stamp for address, item in self._records(prefix)}
+
+    def times(self, prefix: str) -> dict[str, float]:
+        """When each of those records was written, by the server's clock."""
+        return {address: item.modified for address, item in self._records(prefix)}
 
     def record(self, address: str, expect: Mapping[str, Any] | None = None) -> ArtifactRecord:
         """The record at the address, checked against the expected recipe if one is given."""
@@ -116,6 +118,12 @@ class S3Store:
                 orphans += (item.key for items in others for item in items if item.modified < limit)
         self._objects.delete(orphans)
         return len(orphans) + self._objects.abort_uploads(older_than_seconds)
+
+    def _records(self, prefix: str) -> list[tuple[str, Listed]]:
+        found = self._objects.listing(f"{prefix}/" if prefix else "")
+        matches = ((_RECORD.fullmatch(item.key), item) for item in found)
+        listed = {match["address"]: item for match, item in matches if match}
+        return sorted(listed.items(), key=lambda pair: pair[0])
 
     def _writer(self, address: str) -> str | None:
         """Whose writing is committed; empty if nothing is, None if the record cannot tell."""

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from timm.data.mixup import Mixup
@@ -55,13 +56,15 @@ class TrainingUnit:
 
 @dataclass(frozen=True, kw_only=True)
 class EpochLine:
-    """What one epoch came to."""
+    """What one epoch came to; every process of a group tells its own."""
 
     model: str
     epoch: int
     epochs: int
     loss: float
     seconds: float
+    device: str
+    """Type of the process's device."""
 
 
 Tell = Callable[[EpochLine], None]
@@ -182,8 +185,8 @@ def _train(
         progress = Progress(epochs_done=epoch + 1, seconds=progress.seconds + seconds)
         if place.rank == 0 and epoch + 1 < recipe.epochs:
             save_checkpoint(store, unit.model, model, optimizer, progress)
-        line = EpochLine(model=unit.id, epoch=epoch + 1, epochs=recipe.epochs, loss=loss, seconds=seconds)
-        tell(line)
+        told: dict[str, Any] = {"loss": loss, "seconds": seconds, "device": place.device.type}
+        tell(EpochLine(model=unit.id, epoch=epoch + 1, epochs=recipe.epochs, **told))
     return progress
 
 

@@ -2,7 +2,6 @@
 
 import io
 import time
-from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
@@ -11,6 +10,7 @@ import torch
 
 from orchestrator.store.artifacts import open_store
 from orchestrator.store.record import ArtifactRecord, FileEntry, library_versions
+from orchestrator.transfer.account import UnitAccount, count_targets
 from orchestrator.transfer.attacker import Attacker
 from orchestrator.transfer.climb import Moved
 from orchestrator.transfer.examples import EXAMPLES_FILE, examples_bytes, has_examples
@@ -29,17 +29,6 @@ _TOLD: dict[str, type[Any]] = {
     "indicators": dict,
     "findings": dict,
 }
-
-
-@dataclass(frozen=True)
-class UnitAccount:
-    """What a unit came to, for progress and logs; the facts are in its outcomes."""
-
-    images: int
-    source_fooled: int
-    targets: int
-    first: bool = True
-    """False if another driver's worker had recorded the same unit meanwhile: its outcomes stay."""
 
 
 class TransferWorker:
@@ -90,7 +79,7 @@ class TransferWorker:
         if isinstance(unit, AttackUnit):
             save_moved(self.store, unit, moved, {**told, "seconds": time.monotonic() - started})
             self.attacker.forget(work, shard)
-            return UnitAccount(len(shard.names), fooled, 0)
+            return UnitAccount(len(shard.names), fooled, 0, device=self.device.type)
         # Whoever reads images kept for good did not make them: their seconds are counted once, here.
         of_attack = {**told, "seconds": 0.0}
         table, unconfirmed = self.scorer.score(work, shard, moved)
@@ -104,7 +93,8 @@ class TransferWorker:
             drop_moved(self.store, work.attack_unit)
         else:
             self.attacker.forget(work, shard)
-        return UnitAccount(len(shard.names), fooled, len(work.targets), first)
+        counts = count_targets(work, table)
+        return UnitAccount(len(shard.names), fooled, len(work.targets), first, self.device.type, *counts)
 
     def _kept(self, unit: WorkUnit, shard: Pixels) -> tuple[Moved, dict[str, Any]] | None:
         """What an early attack made and told, where the unit says that there is such."""

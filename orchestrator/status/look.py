@@ -1,0 +1,144 @@
+"""look(): the state of a study from its store alone: no vault, no data, no Ray, no GPU."""
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+
+from orchestrator.errors import NotCommitted, OrchestratorError, StudyError
+from orchestrator.models.ref import ModelRef
+from orchestrator.pipeline.asked import asked_study, recall_plan
+from orchestrator.pipeline.plan import Plan
+from orchestrator.pipeline.write_up import REPORT
+from orchestrator.status.counted import count_so_far
+from orchestrator.status.state import Shelf, StageState, StudyState
+from orchestrator.store.artifacts import ArtifactStore, open_store
+from orchestrator.store.catalogue import read_records
+from orchestrator.store.snapshot import Snapshot
+from orchestrator.store.uri import below
+from orchestrator.study import Study
+from orchestrator.transfer.work import UnitPlan, plan_units
+
+_STAGES = ("keys", "shards", "models", "outcomes")
+_STUDY = re.compile(r"([^/]+)/study")
+
+
+def names_below(store: str) -> list[str]:
+    """The names of the studies in a store, sorted."""
+    found = (_STUDY.fullmatch(address) for address in open_store(store).addresses(""))
+    return [match[1] for match in found if match]
+
+
+class Watch:
+    """Looks at one study, again and again; a record that stays as it is is read once."""
+
+    def __init__(self, store: str, name: str) -> None:
+        self.name = name
+        self.store: ArtifactStore = Snapshot(open_store(below(store, name)))
+
+    def look(self, now: float, *, matrix: bool = True) -> StudyState:
+        """The state of the study.
+
+        Args:
+            now: seconds since the epoch.
+            matrix: whether the matrix so far is counted.
+
+        Raises:
+            StudyError: no study was begun there.
+            DamagedArtifact: a record is not one.
+        """
+        times = self.store.times("")
+        if "study" not in times:
+            asked_study(self.store)  # says so
+        records = {a: r for prefix in _STAGES for a, r in read_records(self.store, prefix).items()}
+        shelf = Shelf(records, times, now)
+        try:
+            plan = recall_plan(self.store)
+            units = plan_units(plan.units, self.store)
+        except OrchestratorError as error:
+            return self._in_part(shelf, error)
+        stages = [*_begun(plan.study, shelf, len(plan.shards)), *_models(plan, shelf)]
+        stages += _attacks(plan, units, shelf)
+        panels, counted = [], ""
+        if matrix:
+            so_far, counted = count_so_far(self.store, plan.models, units.scored)
+            panels = so_far.panels
+        return StudyState(
+            name=self.name,
+            stages=stages,
+            under_way=[*_in_training(plan, shelf), *_attacked_early(units, shelf)],
+            failed=self._failed(),
+            panels=panels,
+            counted=counted,
+        )
+
+    def _in_part(self, shelf: Shelf, why: OrchestratorError) -> StudyState:
+        """What can be said of a study whose plan is not known: what is there."""
+        try:
+            study, counts = asked_study(self.store)
+        except StudyError:
+            note = (
+                "It was begun by a version that did not record what was asked, so what is to do "
+                "is not known. Its own command, run once more, records it."
+            )
+            stages = [_all_of(shelf, "keys"), _all_of(shelf, "shards")]
+        except OrchestratorError as error:
+            note, stages = str(error), [_all_of(shelf, "keys"), _all_of(shelf, "shards")]
+        else:
+            note, stages = str(why), list(_begun(study, shelf, sum(counts.values())))
+        stages += [_all_of(shelf, "models"), _all_of(shelf, "outcomes")]
+        return StudyState(name=self.name, stages=stages, note=note, failed=self._failed())
+
+    def _failed(self) -> list[str]:
+        try:
+            notes = self.store.record(REPORT).recipe.get("notes", [])
+        except NotCommitted:
+            return []
+        return [str(note) for note in notes if " could not be done: " in str(note)]
+
+
+def _all_of(shelf: Shelf, prefix: str) -> StageState:
+    return shelf.stage(prefix, [each for each in shelf.records if each.startswith(f"{prefix}/")], None)
+
+
+def _begun(study: Study, shelf: Shelf, shards: int) -> Iterable[StageState]:
+    yield shelf.stage("keys", [f"keys/{slot:05d}" for slot in range(study.n_keys)], study.n_keys)
+    yield shelf.stage("shards", [each for each in shelf.records if each.startswith("shards/")], shards)
+
+
+def _models(plan: Plan, shelf: Shelf) -> Iterable[StageState]:
+    """The plain model, then by method the keyed models and the controls."""
+    groups: dict[str, list[ModelRef]] = {}
+    for model in plan.models:
+        kind = "controls" if model.control else "models"
+        name = "plain model" if model.method == "plain" else f"{model.method} {kind}"
+        groups.setdefault(name, []).append(model)
+    for name, models in groups.items():
+        yield shelf.stage(name, [model.address for model in models], len(models))
+
+
+def _attacks(plan: Plan, units: UnitPlan, shelf: Shelf) -> Iterable[StageState]:
+    wanted = Counter(unit.attack for unit in plan.units)
+    pending = Counter(unit.attack for unit in units.pending)
+    scored: dict[str, dict[str, None]] = {}
+    for each in units.scored:
+        scored.setdefault(each.record.recipe["attack"], {})[each.address] = None
+    for attack, total in wanted.items():
+        yield shelf.stage(attack, scored.get(attack, ()), total, total - pending[attack])
+
+
+def _in_training(plan: Plan, shelf: Shelf) -> Iterable[str]:
+    """Models with a checkpoint and no weights yet."""
+    epochs: dict[str, int] = {}
+    for address in shelf.times:
+        if address.startswith("checkpoints/"):
+            _, label, done = address.split("/")
+            epochs[label] = max(epochs.get(label, 0), int(done))
+    for model in plan.models:
+        if model.label in epochs and model.address not in shelf.records:
+            every = plan.study.recipe_of(model.method).epochs
+            yield f"{model.label}: {epochs[model.label]} of {every} epochs"
+
+
+def _attacked_early(units: UnitPlan, shelf: Shelf) -> Sequence[str]:
+    waiting = sum(unit.attack_unit.address in shelf.times for unit in units.pending)
+    return [f"{waiting} attacks made, to be scored once their targets are trained"] if waiting else []
