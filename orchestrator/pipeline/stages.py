@@ -68,9 +68,8 @@ class StudyRun:
             scored = campaign.run()
         matrix = tally(self.store, scored)
         if matrix.table.num_rows:
-            failures = self.ending.failures
-            notes = [f"{failed.unit.id} could not be done: {failed.reason}" for failed in failures]
-            self.ending.report = write_up(plan, campaign.there(), matrix, self.store, scored, notes)
+            there = campaign.there()
+            self.ending.report = write_up(plan, there, matrix, self.store, scored, campaign.notes)
         return self.ending
 
     def _begin(self, images: Images) -> None:
