@@ -4,9 +4,9 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import get_args
+from typing import cast, get_args
 
-from orchestrator.attacks.threat import Threat
+from orchestrator.attacks.threat import Norm, Threat
 from orchestrator.cluster.meter import Meter
 from orchestrator.pipeline.progress import Reporter, Stage
 from orchestrator.pipeline.so_far import Images, SoFar
@@ -43,7 +43,7 @@ class Metered:
         """The fooling rates so far, over keyed models."""
         for panel in self.so_far.panels if self.so_far else ():
             of = panel.panel
-            threat = str(Threat(of.norm, of.epsilon))
+            threat = str(Threat(cast(Norm, of.norm), of.epsilon))
             labels = {"study": self.study, "method": of.method, "attack": of.attack, "threat": threat}
             for images in get_args(Images):
                 self.meter.set("fooling_rate", panel.rate(images), **labels, images=images)
