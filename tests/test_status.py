@@ -30,7 +30,7 @@ def finished(tmp_path_factory) -> LocalStore:
     """A small study with controls and two attacks, done; its store."""
     root = tmp_path_factory.mktemp("status")
     store = LocalStore(root / "store" / "small")
-    study = small_study(controls=1, attacks=("apgd-ce:steps=3", "apgd-ce:steps=2"))
+    study = small_study(controls=1, eval_images=20, attacks=("apgd-ce:steps=3", "apgd-ce:steps=2"))
     run, _ = run_locally(study, store, str(root / "vault"))
     assert run.ending.failures == []
     return store
@@ -61,16 +61,16 @@ def test_a_finished_study_is_told_whole_and_nothing_is_written(finished: LocalSt
     state = look(finished)
     assert counts(state) == {
         "keys": (2, 0),
-        "shards": (9, 0),
+        "shards": (8, 0),
         "plain model": (1, 0),
         "full models": (2, 0),
         "full controls": (3, 0),
-        "apgd-ce-steps3": (12, 0),
-        "apgd-ce-steps2": (12, 0),
+        "apgd-ce-steps3": (6, 0),
+        "apgd-ce-steps2": (6, 0),
     }
     assert state.complete
     assert (state.note, list(state.under_way), list(state.failed)) == ("", [], [])
-    assert state.counted == "The matrix of all 24 outcome files."
+    assert state.counted == "The matrix of all 12 outcome files."
     assert [panel.cells for panel in state.panels] == [(36, 36)] * 2
     records = {**read_records(finished, "models"), **read_records(finished, "outcomes")}
     shards = read_records(finished, "shards").values()
@@ -84,43 +84,45 @@ def test_a_study_under_way_is_told_with_what_is_left(copied: LocalStore) -> None
     copied.delete("matrix")
     label = next(address for address in copied.addresses("models") if "/k-" in address).split("/")[1]
     copied.delete(f"models/{label}/full")
-    for address in [*copied.addresses("outcomes")][:8]:
+    for address in [*copied.addresses("outcomes")][:4]:
         copied.delete(address)
     checkpoint = ArtifactRecord(recipe={}, files={})
     copied.commit(f"checkpoints/{label}.full/00001", checkpoint, {})
     state = look(copied)
     left = counts(state)
     assert left["full models"] == (1, 1)
-    assert left["apgd-ce-steps3"][1] + left["apgd-ce-steps2"][1] == 8
+    assert left["apgd-ce-steps3"][1] + left["apgd-ce-steps2"][1] == 4
     assert list(state.under_way) == [f"{label}.full: 1 of 1 epochs"]
     assert not state.complete
     assert state.quiet  # by a clock of years later
-    assert state.counted == "Counted from all 16 outcome files."
+    assert state.counted == "Counted from all 8 outcome files."
     told = {panel.panel: panel for panel in whole.panels}
     for panel in state.panels:
         assert (panel.eligible <= told[panel.panel].eligible).all()
-        assert panel.fooled.sum() < told[panel.panel].fooled.sum()
+    assert sum(each.eligible.sum() for each in state.panels) < sum(
+        each.eligible.sum() for each in whole.panels
+    )
 
 
 def test_of_very_many_outcomes_a_part_is_counted_and_said_so(copied: LocalStore, monkeypatch) -> None:
-    monkeypatch.setattr("orchestrator.status.counted.MOST_FILES", 10)
-    assert look(copied).counted == "The matrix of all 24 outcome files."
+    monkeypatch.setattr("orchestrator.status.counted.MOST_FILES", 8)
+    assert look(copied).counted == "The matrix of all 12 outcome files."
     last = [*copied.addresses("outcomes")][-1]
     content, record = copied.read(last, "outcomes.parquet"), copied.record(last)
     copied.delete("matrix")
-    assert look(copied).counted == "Counted from 8 of 24 outcome files, spread evenly."
+    assert look(copied).counted == "Counted from 6 of 12 outcome files, spread evenly."
     copied.delete(last)
     retell(copied)
     copied.commit(last, record, {"outcomes.parquet": content})
-    assert look(copied).counted == "The matrix as it was last written: 23 of 24 outcome files."
+    assert look(copied).counted == "The matrix as it was last written: 11 of 12 outcome files."
 
 
 @pytest.mark.parametrize(
     ("gone", "told", "done"),
     [
-        ("shards/eval/00001", "is not there yet", {"shards": (8, 1), "models": (6, None)}),
-        ("keys/00001", "has no key in slot 1 yet", {"keys": (1, 1), "outcomes": (24, None)}),
-        ("asked", "did not record what was asked", {"keys": (2, None), "shards": (9, None)}),
+        ("shards/train/00003", "is not there yet", {"shards": (7, 1), "models": (6, None)}),
+        ("keys/00001", "has no key in slot 1 yet", {"keys": (1, 1), "outcomes": (12, None)}),
+        ("asked", "did not record what was asked", {"keys": (2, None), "shards": (8, None)}),
     ],
 )
 def test_a_study_whose_plan_is_not_known_is_told_in_part(copied: LocalStore, gone, told, done) -> None:
@@ -138,7 +140,7 @@ def test_outcomes_of_other_settings_are_named_not_counted(copied: LocalStore) ->
     replace_artifact(copied, "asked", other, {}, {})
     state = look(copied)
     assert "was built from recipe" in state.note
-    assert counts(state)["outcomes"] == (24, None)
+    assert counts(state)["outcomes"] == (12, None)
 
 
 def test_failures_of_the_last_run_are_told(copied: LocalStore) -> None:
@@ -184,7 +186,7 @@ def test_every_study_of_a_store_has_a_line(copied: LocalStore, capsys) -> None:
     lines = capsys.readouterr().out.splitlines()
     assert lines[1].startswith("other")
     small = next(line for line in lines if line.startswith("small"))
-    assert small.split()[1:3] == ["6/6", "24/24"]
+    assert small.split()[1:3] == ["6/6", "12/12"]
     assert status(Options(store=str(copied.root.parent), json=True)) == 0
     assert [state["study"] for state in json.loads(capsys.readouterr().out)] == ["other", "small"]
 
@@ -235,6 +237,6 @@ def test_a_status_of_a_bucket_writes_no_catalogue(bucket: str, finished: LocalSt
         store.commit(address, replace(record, files={n: record.files[n] for n in files}), files)
     before = store.stamps("")
     state = Watch(root, "small").look(NOW)
-    assert (state.complete, state.counted) == (True, "The matrix of all 24 outcome files.")
+    assert (state.complete, state.counted) == (True, "The matrix of all 12 outcome files.")
     assert names_below(root) == ["small"]
     assert store.stamps("") == before
