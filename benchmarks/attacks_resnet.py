@@ -1,6 +1,6 @@
 """pyautoattack and our standard cascade on the CIFAR-10 ResNet-18 that its authors ship in their wheel.
 
-    python benchmarks/attacks_resnet.py [--data FOLDER] [--images 16] [--share 3] [--json resnet.json]
+    python benchmarks/attacks_resnet.py [--data FOLDER] [--images 12] [--share 3] [--json resnet.json]
 
 The folder holds test_lossless_subset.parquet, exact CIFAR-10 test images as PNG; without it nothing is
 measured, and that is said. All images under a threat that breaks every one of them, and, as one that
@@ -23,7 +23,7 @@ def main() -> None:
     """Measure, print, and write JSON where asked."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--data", type=Path, default=Path("../shared/data/cifar10"))
-    parser.add_argument("--images", type=int, default=16)
+    parser.add_argument("--images", type=int, default=12)
     parser.add_argument("--share", type=int, default=3)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()

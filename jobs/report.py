@@ -1,6 +1,7 @@
 """The report of a study, made again from its store alone: no Ray, no GPU, no keys, no data.
 
     python jobs/report.py --store s3://bucket/studies --name digits
+    python jobs/report.py --name blocks-of-4 --against blocks-of-16
 
 Exit status: 0 written, and its place printed; 2 there is nothing to report, and one sentence says why.
 """
@@ -9,7 +10,7 @@ from dataclasses import dataclass
 
 from orchestrator.pipeline.command import HOME, main, reader
 from orchestrator.pipeline.retell import retell
-from orchestrator.store.artifacts import open_store
+from orchestrator.store.artifacts import ArtifactStore, open_store
 from orchestrator.store.uri import below
 
 
@@ -21,11 +22,18 @@ class Options:
     """Where all studies' artifacts are: a folder, or s3://bucket/prefix with options such as ?sse=kms."""
     name: str = "digits"
     """The study."""
+    against: str = ""
+    """Another study of the same store, to compare it with: its differences have intervals of their own."""
+
+    def open(self, name: str) -> ArtifactStore:
+        """A study's own part of the store."""
+        return open_store(below(self.store, name))
 
 
 def report(options: Options) -> int:
     """Write the report of what the store holds by now."""
-    print(f"report: {retell(open_store(below(options.store, options.name)))}")
+    other = options.open(options.against) if options.against else None
+    print(f"report: {retell(options.open(options.name), other)}")
     return 0
 
 

@@ -3,6 +3,7 @@
 import os
 import signal
 import time
+import urllib.request
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -237,3 +238,36 @@ def test_a_board_keeps_lines_until_they_are_collected(cluster) -> None:
     assert sorted(collected) == [0, 1, 2]
     assert board.collect() == []
     board.close()
+
+
+@pytest.mark.ray
+def test_a_run_is_measured_on_the_metrics_port_of_its_node(cluster) -> None:
+    import ray
+
+    from orchestrator.cluster.ray_meter import RayMeter
+
+    meter = RayMeter()
+    meter.set("artifacts_done", 3, study="digits", stage="attacks")
+    meter.set("artifacts_done", 4, study="digits", stage="attacks")
+    meter.set("seconds_left", float("nan"), study="digits", stage="attacks")
+    labels = {"method": "full", "attack": "apgd-ce", "threat": "linf:8/255", "images": "own key"}
+    meter.set("fooling_rate", 0.25, study="digits", **labels)
+    meter.use(2.5, study="digits", stage="attacks", device="cuda")
+    meter.use(0.5, study="digits", stage="attacks", device="cuda")
+    node = next(node for node in ray.nodes() if node["Alive"])
+    url = f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics"
+    direct, lines = urllib.request.build_opener(urllib.request.ProxyHandler({})), []
+    for _ in range(60):
+        with direct.open(url, timeout=10) as reply:
+            text = reply.read().decode()
+        lines = [line for line in text.splitlines() if line.startswith("ray_multikey_")]
+        if len(lines) >= 3:
+            break
+        time.sleep(0.5)
+    values = {line.partition("{")[0]: float(line.rpartition(" ")[2]) for line in lines}
+    assert values == {
+        "ray_multikey_artifacts_done": 4,
+        "ray_multikey_fooling_rate": 0.25,
+        "ray_multikey_device_seconds_total": 3.0,
+    }
+    assert all('study="digits"' in line for line in lines)

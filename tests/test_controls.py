@@ -1,5 +1,6 @@
 """Controls: a rekeyed model is its twin to every attacker; the others are trained as they should be."""
 
+import re
 from dataclasses import replace
 
 import pyarrow as pa
@@ -131,3 +132,19 @@ def test_a_report_is_made_again_from_the_store_alone(finished, capsys, tmp_path)
 def test_where_no_study_was_begun_there_is_no_report(store) -> None:
     with pytest.raises(StudyError, match="No study was begun"):
         recall_plan(store)
+
+
+def test_a_report_tells_what_the_controls_say_and_compares_studies(finished, capsys) -> None:
+    _, store, vault = finished
+    said = store.read("report", "report.md").decode()
+    assert "same function, re-keyed" in said
+    assert "With 1 same-key control" in said
+    assert "This study has no controls" not in said
+    twin = open_vault(vault).find("small", 0)
+    assert report(Options(store=str(store.root.parent), name="small", against="small")) == 0
+    capsys.readouterr()
+    compared = store.read("report", "report.md").decode()
+    row = next(line for line in compared.split("Studies compared")[1].splitlines() if "apgd" in line)
+    assert re.fullmatch(r"0\.0 \\\[-?0\.\d, 0\.\d\\\]", row.split(" | ")[-1].rstrip(" |")), row
+    assert "Same settings." in compared
+    assert twin in compared

@@ -146,3 +146,16 @@ def test_a_matrix_of_nothing_is_empty():
     matrix = build_matrix([], 20)
     assert matrix.table.equals(MATRIX_SCHEMA.empty_table())
     assert matrix.union is None
+
+
+def test_images_that_no_key_was_attacked_on_are_left_out_of_what_keys_do_together():
+    wanted = {("k-a", "k-b"): IMAGES[:3], ("plain", "k-b"): IMAGES}
+    rows = [
+        row for row in make_outcomes() if row["image"] in wanted.get((row["source"], row["target"]), ())
+    ]
+    union = build_matrix([as_table(rows)], draws=5).union
+    by_key = [row for row in rows if row["source"] == "k-a"]
+    assert len(by_key) == 3
+    (found,) = union.table.to_pylist()
+    assert [found[name] for name in COUNTS] == count_by_hand(by_key, dict.fromkeys(IMAGES, 1))
+    assert union.draws.shape == (1, len(COUNTS), 5)

@@ -22,8 +22,8 @@ _SPARE_LINES = 3
 class RichReporter:
     """A live bar a stage, with rate, time left and device time; stages may run side by side."""
 
-    def __init__(self, console: Console) -> None:
-        self.console = console
+    def __init__(self, console: Console, clock: Callable[[], float] = time.monotonic) -> None:
+        self.console, self.clock = console, clock
         self.bars = _Bars(console)
         self.open = 0
 
@@ -38,7 +38,7 @@ class RichReporter:
     @contextmanager
     def stage(self, name: str, total: int, done: int) -> Iterator[Stage]:
         """A live bar; it stays as a line when the last of the stages beside it ends."""
-        standing = Standing(name, total, done, time.monotonic)
+        standing = Standing(name, total, done, self.clock)
         bar = self.bars.add_task(name, total=total, completed=done, standing=standing, told="")
         self.open += 1
         self.bars.start()
@@ -86,7 +86,7 @@ class _Bars(Progress):
         self.so_far: SoFar | None = None
         super().__init__(
             TextColumn("[bold]{task.description}", table_column=Column(no_wrap=True)),
-            BarColumn(bar_width=None),
+            BarColumn(bar_width=max(6, (console.width - 60) // 3)),
             MofNCompleteColumn(),
             _Said(_time_words, "cyan"),
             _Said(lambda standing: rate_words(standing.per_minute) if standing.per_minute else "", ""),

@@ -18,6 +18,7 @@ from orchestrator.pipeline.agenda import Agenda, AttackAccount, AttackWork
 from orchestrator.pipeline.missing import missing
 from orchestrator.pipeline.plan import Plan
 from orchestrator.pipeline.progress import Reporter, Stage
+from orchestrator.pipeline.rounds import Rounds
 from orchestrator.pipeline.so_far import SoFar
 from orchestrator.pipeline.standing import Used
 from orchestrator.store.artifacts import ArtifactStore
@@ -41,23 +42,38 @@ class Campaign:
     failures: list[Failed[Any]] = field(default_factory=list)
     so_far: SoFar = field(init=False)
     """What this run's units came to."""
+    rounds: Rounds = field(init=False)
 
     def __post_init__(self) -> None:
+        self.rounds = Rounds(self.plan, self.store)
         self.so_far = SoFar(self.plan.models)
         self.reporter.matrix(self.so_far)
 
     def run(self) -> Sequence[Scored]:
         """Train and attack to the end; the outcomes that fill the matrix."""
-        keyed = self.plan.keyed
-        training = missing(self.store, keyed, "models", lambda unit: unit.model)
+        training = missing(self.store, self.plan.keyed, "models", lambda unit: unit.model)
         rekeyings = missing(self.store, self.plan.rekeyed, "models", lambda each: each.model)
         self._tidy(training)
-        units = plan_units(self.plan.units, self.store)
+        scored = self._attack(training, rekeyings)
+        while not self.failures and self.rounds.look(scored):
+            scored = self._attack((), ())
+        return scored
+
+    @property
+    def notes(self) -> list[str]:
+        """What a reader must know of this run, one sentence each."""
+        failed = [f"{each.unit.id} could not be done: {each.reason}" for each in self.failures]
+        return [*failed, *self.rounds.told]
+
+    def _attack(self, training: Sequence[TrainingUnit], rekeyings: Sequence[Rekeying]) -> Sequence[Scored]:
+        """One round: the units that are wanted by now, beside what is still to be trained for them."""
+        units = plan_units(self.rounds.wanted(self.plan.units), self.store)
         if training or units.pending:  # a finished study is only looked at
             self.store.sweep()
         awaited = [*(unit.model for unit in training), *(each.model for each in rekeyings)]
         agenda = Agenda(units.pending, awaited, kept_moved(self.store, units.pending))
-        every, total = len(keyed) + len(self.plan.rekeyed), len(units.scored) + len(units.pending)
+        every = len(self.plan.keyed) + len(self.plan.rekeyed)
+        total = len(units.scored) + len(units.pending)
         with (
             self.reporter.stage("keyed models", every, every - len(awaited)) as models,
             self.reporter.stage("attacks", total, len(units.scored)) as attacks,
@@ -80,7 +96,8 @@ class Campaign:
                     agenda.settle(account)
                     self._attacked(account, attacks)
         if units.pending:
-            units = plan_units(self.plan.restricted(self.there()), self.store)
+            there = self.plan.restricted(self.there())
+            units = plan_units(self.rounds.wanted(there), self.store)
         return units.scored
 
     def there(self) -> list[ModelRef]:

@@ -2,28 +2,39 @@
 
 from orchestrator.errors import StudyError
 from orchestrator.pipeline.asked import recall_plan
+from orchestrator.pipeline.rounds import Rounds
 from orchestrator.pipeline.tally import tally
-from orchestrator.pipeline.write_up import write_up
+from orchestrator.pipeline.write_up import Findings, write_up
 from orchestrator.store.artifacts import ArtifactStore
 from orchestrator.transfer.work import plan_units
 
 
-def retell(store: ArtifactStore) -> str:
-    """Write the report of a study, finished or under way; where its index.html is.
+def retell(store: ArtifactStore, against: ArtifactStore | None = None) -> str:
+    """Write the report of a study, finished or under way, compared with another where one is given.
+
+    Returns:
+        Where its index.html is.
 
     Raises:
-        StudyError: no study was begun here, or it has no outcomes yet.
+        StudyError: no study was begun in a store, or it has no outcomes yet.
         StaleArtifact, DamagedArtifact: what is recorded does not belong together.
     """
+    return write_up(find(store), find(against) if against else None)
+
+
+def find(store: ArtifactStore) -> Findings:
+    """What a study has come to by now; its matrix is counted again where that is not committed."""
     plan = recall_plan(store)
     recorded = store.stamps("models")
     there = [model for model in plan.models if model.address in recorded]
-    units = plan_units(plan.units, store)
-    scored = plan_units(plan.restricted(there), store).scored if units.pending else units.scored
-    if not scored:
+    rounds, possible = Rounds(plan, store), plan.restricted(there)
+    units = plan_units(rounds.wanted(possible), store)
+    while not units.pending and rounds.look(units.scored):
+        units = plan_units(rounds.wanted(possible), store)
+    if not units.scored:
         raise StudyError(f"Study {plan.study.name} has no outcomes yet. Wait for its first attacks.")
-    notes = []
-    if units.pending:
-        done, every = len(units.scored), len(units.scored) + len(units.pending)
-        notes.append(f"Not all is done: {done} of {every} attack units have outcomes.")
-    return write_up(plan, there, tally(store, scored), store, scored, notes)
+    notes, wanted = list(rounds.told), rounds.wanted(plan.units)
+    if left := plan_units(wanted, store).pending:
+        notes.append(f"Not all is done: {len(left)} of {len(wanted)} attack units have no outcomes yet.")
+    matrix = tally(store, units.scored)
+    return Findings(plan=plan, store=store, models=there, scored=units.scored, matrix=matrix, notes=notes)

@@ -17,7 +17,7 @@ from orchestrator.pipeline.progress import Reporter
 from orchestrator.pipeline.roster import check_apart, ensure_keys
 from orchestrator.pipeline.standing import Used
 from orchestrator.pipeline.tally import tally
-from orchestrator.pipeline.write_up import write_up
+from orchestrator.pipeline.write_up import Findings, write_up
 from orchestrator.shards.shard import Shard, ShardWorker
 from orchestrator.store.artifacts import ArtifactStore
 from orchestrator.store.record import ArtifactRecord
@@ -68,9 +68,16 @@ class StudyRun:
             scored = campaign.run()
         matrix = tally(self.store, scored)
         if matrix.table.num_rows:
-            failures = self.ending.failures
-            notes = [f"{failed.unit.id} could not be done: {failed.reason}" for failed in failures]
-            self.ending.report = write_up(plan, campaign.there(), matrix, self.store, scored, notes)
+            self.ending.report = write_up(
+                Findings(
+                    plan=plan,
+                    store=self.store,
+                    models=campaign.there(),
+                    scored=scored,
+                    matrix=matrix,
+                    notes=campaign.notes,
+                )
+            )
         return self.ending
 
     def _begin(self, images: Images) -> None:

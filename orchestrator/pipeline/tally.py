@@ -79,9 +79,8 @@ def outcome_rows(store: ArtifactStore, part: Scored) -> pa.Table:
         DamagedArtifact: they differ from their record, or are not outcome rows.
     """
     schema = pa.schema([OUTCOME_SCHEMA.field(name) for name in COLUMNS])
-    # Counted as numbers of names; looked at as names.
-    batches = [rows.cast(schema) for rows in _rows(part, _content(store, part))]
-    return pa.Table.from_batches(batches, schema)
+    tables = [pa.Table.from_batches([rows]).cast(schema) for rows in _rows(part, _content(store, part))]
+    return pa.concat_tables(tables) if tables else schema.empty_table()
 
 
 def count_cells(scored: Sequence[Scored]) -> int:

@@ -1,9 +1,9 @@
 """From records and matrix to the report's summary, and the report into the store."""
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
-from orchestrator.models.ref import ModelRef
+from orchestrator.models.ref import Method, ModelRef
 from orchestrator.pipeline.pictures import examples_digests, gather_album
 from orchestrator.pipeline.plan import Plan
 from orchestrator.pipeline.tally import MATRIX, is_committed, replace_artifact
@@ -19,49 +19,51 @@ from orchestrator.transfer.work import Scored
 REPORT = "report"
 
 
-def write_up(
-    plan: Plan,
-    models: Sequence[ModelRef],
-    matrix: TransferMatrix,
-    store: ArtifactStore,
-    scored: Sequence[Scored],
-    notes: Sequence[str],
-) -> str:
-    """Write the report of what the store holds; where its index.html is.
+@dataclass(frozen=True, kw_only=True)
+class Findings:
+    """What a study came to, as its store has it."""
 
-    Args:
-        plan: of the study.
-        models: those that have been made.
-        matrix: what ``scored`` comes to.
-        store: the study's.
-        scored: recorded outcomes.
-        notes: what could not be done, one sentence each.
+    plan: Plan
+    store: ArtifactStore
+    models: Sequence[ModelRef]
+    """Those that have been made."""
+    scored: Sequence[Scored]
+    matrix: TransferMatrix
+    """What ``scored`` comes to."""
+    notes: Sequence[str]
+    """What a reader must know of how it was made: what could not be done, how many images it took."""
+
+
+def write_up(found: Findings, against: Findings | None = None) -> str:
+    """Write the report of what the store holds, compared with another study where one is given.
+
+    Returns:
+        Where its index.html is.
     """
-    warnings = warn(scored, matrix, plan.study.parsed_attacks())
-    summary = summarise(plan, models, matrix, store, scored, [*notes, *warnings])
+    summary, store = summarise(found), found.store
+    if against:
+        summary = replace(summary, against=summarise(against))
     recipe = {
         "matrix": store.record(MATRIX).digest,
         "settings": dict(summary.settings),
         "notes": list(summary.notes),
-        "examples": examples_digests(scored),
+        "examples": examples_digests(found.scored),
     }
+    if against and summary.against:
+        beside = against.store.record(MATRIX).digest
+        recipe["against"] = {"matrix": beside, "settings": dict(summary.against.settings)}
     if not is_committed(store, REPORT, recipe):
-        whole = replace(summary, album=gather_album(store, scored))
+        whole = replace(summary, album=gather_album(store, found.scored))
         replace_artifact(store, REPORT, recipe, dict(write_report(whole)), {})
     return store.locate(REPORT, "index.html")
 
 
-def summarise(
-    plan: Plan,
-    models: Sequence[ModelRef],
-    matrix: TransferMatrix,
-    store: ArtifactStore,
-    scored: Sequence[Scored],
-    notes: Sequence[str],
-) -> StudySummary:
+def summarise(found: Findings) -> StudySummary:
     """Everything the report says, from the store's records; no example images yet."""
+    plan, store = found.plan, found.store
     trained = read_records(store, "models")
-    lines = [_model_line(trained[model.address], model) for model in models]
+    twins = {(model.method, model.slot): model.name for model in plan.models if not model.control}
+    lines = [_model_line(trained[model.address], model, twins) for model in found.models]
     cut = read_records(store, "shards")
     shards = [(shard.address, cut[shard.address]) for shard in plan.shards]
     seconds = [record.told("seconds", float, address) for address, record in shards]
@@ -76,14 +78,15 @@ def summarise(
         ),
     ]
     left_out = [str(name) for address, record in shards for name in record.told("left_out", list, address)]
+    warnings = warn(found.scored, found.matrix, plan.study.parsed_attacks())
     return StudySummary(
         study=plan.study.name,
         settings=printable_settings(plan),
-        matrix=matrix,
+        matrix=found.matrix,
         models=lines,
         stages=stages,
-        notes=[*_left_out(left_out), *notes],
-        attack_seconds=_attack_seconds(scored),
+        notes=[*_left_out(left_out), *found.notes, *warnings],
+        attack_seconds=_attack_seconds(found.scored),
     )
 
 
@@ -101,6 +104,8 @@ def printable_settings(plan: Plan) -> dict[str, str]:
         "weights": study.weights or "trained in this study",
         "keys": str(study.n_keys),
         **({"controls": str(study.controls)} if study.controls else {}),
+        **({"keys attacked": str(study.sources)} if study.sources else {}),
+        **({"precision": f"± {100 * study.precision:g} points"} if study.precision else {}),
         "method": study.method,
         "block size": str(study.block_size),
         **({"lora rank": str(study.lora.lora_rank)} if "lora" in study.methods else {}),
@@ -112,8 +117,11 @@ def printable_settings(plan: Plan) -> dict[str, str]:
     }
 
 
-def _model_line(record: ArtifactRecord, model: ModelRef) -> ModelLine:
-    address = model.address
+def _model_line(
+    record: ArtifactRecord, model: ModelRef, keyed: Mapping[tuple[Method, int], str]
+) -> ModelLine:
+    address, control = model.address, model.control
+    twin = keyed[model.method, control.number] if control and control.kind != "seed" else ""
     return ModelLine(
         name=model.name,
         method=model.method,
@@ -121,6 +129,7 @@ def _model_line(record: ArtifactRecord, model: ModelRef) -> ModelLine:
         total_parameters=record.told("total_parameters", int, address),
         epochs=record.told("epochs", int, address),
         seconds=record.told("seconds", float, address),
+        twin=twin,
     )
 
 

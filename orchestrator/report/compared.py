@@ -1,6 +1,7 @@
 """Compared: methods, and two studies, by how far images travel between keys; differences are paired."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 
 from orchestrator.report.fleet import between_keys, estimated, reach
 from orchestrator.report.grid import Grid, lay_out
@@ -42,7 +43,9 @@ def study_table(first: StudySummary, second: StudySummary) -> Table:
         if grid.panel in others
     ]
     names = (_name(first, second), _name(second, first))
-    return _table("Studies compared", ["Attack", "Threat", "Fine-tune"], compared, names)
+    table = _table("Studies compared", ["Attack", "Threat", "Fine-tune"], compared, names)
+    apart = "; ".join(differing(first.settings, second.settings))
+    return replace(table, note=f"{table.note} {f'They differ in {apart}.' if apart else 'Same settings.'}")
 
 
 def differing(first: Mapping[str, str], second: Mapping[str, str]) -> list[str]:

@@ -12,7 +12,7 @@ from markupsafe import Markup, escape
 
 from orchestrator.report.attackers import attacker_table
 from orchestrator.report.cells import page_data
-from orchestrator.report.compared import method_table
+from orchestrator.report.compared import method_table, study_table
 from orchestrator.report.costs import cost_table
 from orchestrator.report.curves import climbs, curve_table
 from orchestrator.report.export import matrix_csv, matrix_parquet, paper_heatmaps
@@ -53,7 +53,7 @@ def write_report(summary: StudySummary) -> dict[str, bytes]:
         "curves": curves,
         "curve_table": curve_table(climbed),
         "attacks": attacks,
-        "compared": [attacker_table(summary), *_told(method_table(summary))],
+        "compared": [table for table in _compared(summary) if table.rows],
         "verdicts": [(verdict, plates.get(verdict.title)) for verdict in verdicts],
         "papers": papers,
         "costs": cost_table(summary),
@@ -84,8 +84,9 @@ def _narrow(summary: StudySummary, largest: Sequence[Grid]) -> list[Table]:
     return [table_one(summary, [grid for grid in largest if grid.panel.attack == a]) for a in attacks]
 
 
-def _told(table: Table) -> list[Table]:
-    return [table] if table.rows else []
+def _compared(summary: StudySummary) -> list[Table]:
+    tables = [attacker_table(summary), method_table(summary)]
+    return [*tables, study_table(summary, summary.against)] if summary.against else tables
 
 
 def _inlined() -> dict[str, Any]:

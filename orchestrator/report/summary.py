@@ -45,6 +45,8 @@ class StudySummary:
     stages: Sequence[StageLine]
     notes: Sequence[str] = field(default=())
     """Things a reader must know first: images left out, units that failed, random weights."""
+    against: "StudySummary | None" = None
+    """Another study that this one is compared with."""
     album: Album | None = None
     """Example images, where outcomes were recorded with some."""
     attack_seconds: Mapping[str, float] = field(default_factory=dict)

@@ -10,7 +10,7 @@ from orchestrator.pipeline.asked import asked_study, recall_plan
 from orchestrator.pipeline.plan import Plan
 from orchestrator.pipeline.write_up import REPORT
 from orchestrator.status.counted import count_so_far
-from orchestrator.status.state import Shelf, StageState, StudyState
+from orchestrator.status.state import Kind, Shelf, StageState, StudyState
 from orchestrator.store.artifacts import ArtifactStore, open_store
 from orchestrator.store.catalogue import read_records
 from orchestrator.store.snapshot import Snapshot
@@ -65,6 +65,8 @@ class Watch:
         return StudyState(
             name=self.name,
             stages=stages,
+            last=shelf.last,
+            quiet=shelf.quiet,
             under_way=[*_in_training(plan, shelf), *_attacked_early(units, shelf)],
             failed=self._failed(),
             panels=panels,
@@ -80,13 +82,20 @@ class Watch:
                 "It was begun by a version that did not record what was asked, so what is to do "
                 "is not known. Its own command, run once more, records it."
             )
-            stages = [_all_of(shelf, "keys"), _all_of(shelf, "shards")]
+            stages = [_all_of(shelf, "keys", "begin"), _all_of(shelf, "shards", "begin")]
         except OrchestratorError as error:
-            note, stages = str(error), [_all_of(shelf, "keys"), _all_of(shelf, "shards")]
+            note, stages = str(error), [_all_of(shelf, "keys", "begin"), _all_of(shelf, "shards", "begin")]
         else:
             note, stages = str(why), list(_begun(study, shelf, sum(counts.values())))
-        stages += [_all_of(shelf, "models"), _all_of(shelf, "outcomes")]
-        return StudyState(name=self.name, stages=stages, note=note, failed=self._failed())
+        stages += [_all_of(shelf, "models", "model"), _all_of(shelf, "outcomes", "attack")]
+        return StudyState(
+            name=self.name,
+            stages=stages,
+            last=shelf.last,
+            quiet=shelf.quiet,
+            note=note,
+            failed=self._failed(),
+        )
 
     def _failed(self) -> list[str]:
         try:
@@ -96,13 +105,18 @@ class Watch:
         return [str(note) for note in notes if " could not be done: " in str(note)]
 
 
-def _all_of(shelf: Shelf, prefix: str) -> StageState:
-    return shelf.stage(prefix, [each for each in shelf.records if each.startswith(f"{prefix}/")], None)
+def _all_of(shelf: Shelf, prefix: str, kind: Kind) -> StageState:
+    return shelf.stage(prefix, kind, _below(shelf, prefix), None)
+
+
+def _below(shelf: Shelf, prefix: str) -> list[str]:
+    return [address for address in shelf.records if address.startswith(f"{prefix}/")]
 
 
 def _begun(study: Study, shelf: Shelf, shards: int) -> Iterable[StageState]:
-    yield shelf.stage("keys", [f"keys/{slot:05d}" for slot in range(study.n_keys)], study.n_keys)
-    yield shelf.stage("shards", [each for each in shelf.records if each.startswith("shards/")], shards)
+    # A study that had more keys or images before has more than is asked for.
+    yield shelf.stage("keys", "begin", _below(shelf, "keys")[: study.n_keys], study.n_keys)
+    yield shelf.stage("shards", "begin", _below(shelf, "shards")[:shards], shards)
 
 
 def _models(plan: Plan, shelf: Shelf) -> Iterable[StageState]:
@@ -113,7 +127,7 @@ def _models(plan: Plan, shelf: Shelf) -> Iterable[StageState]:
         name = "plain model" if model.method == "plain" else f"{model.method} {kind}"
         groups.setdefault(name, []).append(model)
     for name, models in groups.items():
-        yield shelf.stage(name, [model.address for model in models], len(models))
+        yield shelf.stage(name, "model", [model.address for model in models], len(models))
 
 
 def _attacks(plan: Plan, units: UnitPlan, shelf: Shelf) -> Iterable[StageState]:
@@ -123,7 +137,7 @@ def _attacks(plan: Plan, units: UnitPlan, shelf: Shelf) -> Iterable[StageState]:
     for each in units.scored:
         scored.setdefault(each.record.recipe["attack"], {})[each.address] = None
     for attack, total in wanted.items():
-        yield shelf.stage(attack, scored.get(attack, ()), total, total - pending[attack])
+        yield shelf.stage(attack, "attack", scored.get(attack, ()), total, total - pending[attack])
 
 
 def _in_training(plan: Plan, shelf: Shelf) -> Iterable[str]:

@@ -26,7 +26,12 @@ class Pace:
     per_minute: float | None = None
     seconds_left: float | None = None
     idle: bool = False
-    """Whether so much time has passed that nobody seems to be at work."""
+    """Whether something is to do and none came for longer than it takes."""
+
+
+def pause_seconds(longest: float) -> float:
+    """How long a silence is no sign of a pause, where the longest artifact took so many seconds."""
+    return 2 * longest + _GRACE_SECONDS
 
 
 def pace(made: Sequence[Made], to_do: int, now: float) -> Pace:
@@ -41,7 +46,7 @@ def pace(made: Sequence[Made], to_do: int, now: float) -> Pace:
     if not recent or not to_do:
         return Pace(seconds_left=None if to_do else 0.0)
     longest = max(each.seconds for each in recent)
-    pause = 2 * longest + _GRACE_SECONDS
+    pause = pause_seconds(longest)
     spell = [recent[-1]]
     for each in reversed(recent[:-1]):
         if spell[-1].at - each.at > pause:

@@ -3,10 +3,14 @@
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
 from orchestrator.pipeline.so_far import PanelSoFar
-from orchestrator.status.pace import Made, Pace, pace
+from orchestrator.status.pace import Made, Pace, pace, pause_seconds
 from orchestrator.store.record import ArtifactRecord
+
+Kind = Literal["begin", "model", "attack"]
+"""What a stage makes: keys and shards, models, or outcomes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -14,6 +18,7 @@ class StageState:
     """One stage. What failed is among what is to do: a store knows only what is there."""
 
     name: str
+    kind: Kind
     done: int
     total: int | None
     """None where it is not known yet."""
@@ -21,8 +26,6 @@ class StageState:
     device_seconds: Mapping[str, float]
     """By type of device, of what is there."""
     size_bytes: int
-    last: float | None
-    """When the last of it was written, in seconds since the epoch."""
 
     @property
     def to_do(self) -> int | None:
@@ -36,6 +39,10 @@ class StudyState:
 
     name: str
     stages: Sequence[StageState]
+    last: float
+    """When the last artifact of any kind was written, in seconds since the epoch."""
+    quiet: bool
+    """Whether that is longer ago than its artifacts take."""
     note: str = ""
     """Why not all can be told; empty where it can."""
     under_way: Sequence[str] = ()
@@ -51,17 +58,6 @@ class StudyState:
     def complete(self) -> bool:
         """Whether nothing is to do."""
         return all(stage.to_do == 0 for stage in self.stages)
-
-    @property
-    def last(self) -> float | None:
-        """When the last artifact was written, in seconds since the epoch."""
-        return max((stage.last for stage in self.stages if stage.last is not None), default=None)
-
-    @property
-    def idle(self) -> bool:
-        """Whether something is to do and nobody seems to be at it."""
-        recent = [stage for stage in self.stages if stage.last is not None and stage.last == self.last]
-        return not self.complete and all(stage.pace.idle for stage in recent)
 
     @property
     def device_seconds(self) -> Mapping[str, float]:
@@ -82,29 +78,45 @@ class Shelf:
     times: Mapping[str, float]
     now: float
 
+    @property
+    def last(self) -> float:
+        """When the last artifact of any kind was written."""
+        return max(self.times.values())
+
+    @property
+    def quiet(self) -> bool:
+        """Whether that is longer ago than artifacts take."""
+        longest = max((seconds_of(record) for record in self.records.values()), default=0.0)
+        return self.now - self.last > pause_seconds(longest)
+
     def stage(
-        self, name: str, addresses: Iterable[str], total: int | None, done: int | None = None
+        self,
+        name: str,
+        kind: Kind,
+        addresses: Iterable[str],
+        total: int | None,
+        done: int | None = None,
     ) -> StageState:
         """A stage of artifacts.
 
         Args:
             name: of the stage.
+            kind: what it makes.
             addresses: of its artifacts; those without a record are left out.
             total: how many it has when it is over, None where that is not known.
             done: how many of them are there, where that is not the number of records.
         """
         found = [(self.records[each], self.times.get(each)) for each in addresses if each in self.records]
         done = len(found) if done is None else done
-        written = [at for _, at in found if at is not None]
         made = [Made(at, seconds_of(record)) for record, at in found if at is not None]
         return StageState(
             name=name,
+            kind=kind,
             done=done,
             total=total,
             pace=Pace() if total is None else pace(made, total - done, self.now),
             device_seconds=add_up(used_by(record) for record, _ in found),
             size_bytes=sum(entry.size_bytes for record, _ in found for entry in record.files.values()),
-            last=max(written, default=None),
         )
 
 

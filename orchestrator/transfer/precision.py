@@ -93,15 +93,27 @@ def next_round(
     return Round(shards, float(halves.max(initial=0.0)), wide, halves.size)
 
 
+def fewest_images(precision: float) -> int:
+    """How many images every rate takes at least: where none is misread the interval is narrowest."""
+    trials = np.unique(np.geomspace(1, 1e7, 2000).astype(int))
+    low, high = confidence_sequence(np.zeros_like(trials), trials, best_at=_best_at(precision))
+    return int(trials[(high - low) / 2 <= precision][0])
+
+
 def half_widths(table: pa.Table, precision: float) -> Float[np.ndarray, "2 cells"]:
     """Half the width of the intervals of every cell's fooling rate and robust accuracy; 0.5 of nothing."""
-    # Tuned to a rate of a quarter; other rates are known so precisely sooner, or a little later.
-    best_at = 9.2 * 0.25 * 0.75 / precision**2
     halves = []
     for hits, trials in (("fooled", "eligible"), ("adv_correct", "n")):
-        low, high = confidence_sequence(table[hits].to_numpy(), table[trials].to_numpy(), best_at=best_at)
+        low, high = confidence_sequence(
+            table[hits].to_numpy(), table[trials].to_numpy(), best_at=_best_at(precision)
+        )
         halves.append((high - low) / 2)
     return np.stack(halves)
+
+
+def _best_at(precision: float) -> float:
+    # Tuned to a rate of a quarter; other rates are known so precisely sooner, or a little later.
+    return 9.2 * 0.25 * 0.75 / precision**2
 
 
 def _asked(table: pa.Table) -> pa.Table:

@@ -69,6 +69,8 @@ class Union:
         rows = np.array(list(self._rows)).T
         cells = np.stack([*rows[:4], np.full(len(self._rows), any_other), rows[4]])
         counted = np.zeros((len(self._rows), 5, weights.shape[1]), np.int32)
+        # Images that only others than keys were attacked on stand beyond the flags.
+        weights = weights[: self._flags.shape[1]]
         for first in range(0, len(self._rows), _BLOCK):
             flags = self._flags[: len(self._rows), : len(weights)][first : first + _BLOCK]
             right = np.where(flags & _MISREAD, 0, flags & _SEEN)

@@ -1,0 +1,79 @@
+"""Rounds: a study attacks as many images as its precision takes, and whoever goes on comes to the same."""
+
+from dataclasses import replace
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from conftest import run_locally, small_study
+from orchestrator.errors import StudyError
+from orchestrator.pipeline.asked import recall_plan
+from orchestrator.pipeline.plan import plan_images
+from orchestrator.pipeline.retell import retell
+from orchestrator.pipeline.rounds import Rounds
+from orchestrator.store.local import LocalStore
+from orchestrator.transfer.precision import half_widths
+from orchestrator.transfer.work import plan_units
+
+
+def coarse_study(**changes):
+    return small_study(n_keys=2, eval_images=300, shard_rows=25, precision=0.2, **changes)
+
+
+def matrix_table(store: LocalStore) -> pa.Table:
+    return pq.read_table(pa.BufferReader(store.read("matrix", "matrix.parquet")))
+
+
+def test_a_study_stops_when_its_rates_are_as_precise_as_asked(store: LocalStore, vault: str) -> None:
+    # Barely trained models read few images right, so fooling rates rest on few and take more shards.
+    run, said = run_locally(coarse_study(), store, vault)
+    assert run.ending.failures == []
+    table, first = matrix_table(store), store.read("matrix", "matrix.parquet")
+    used = max(table["n"].to_pylist())
+    halves = half_widths(table, 0.2)
+    assert used == 300 or halves.max() <= 0.2
+    assert halves[1].max() <= 0.2
+    assert sum("attacks:" in line and "to do" in line for line in said) >= 1
+    report = store.read("report", "report.md").decode()
+    assert "as precisely as asked" in report
+    # The same command finds nothing to do; the store alone gives the same report.
+    _, said = run_locally(coarse_study(), store, vault)
+    assert not any("attacks:" in line and "to do" in line for line in said)
+    assert store.read("matrix", "matrix.parquet") == first
+    store.delete("report")
+    retell(store)
+    assert store.read("report", "report.md").decode() == report
+
+
+def test_a_finer_study_goes_on_from_a_coarse_one(store: LocalStore, vault: str) -> None:
+    run_locally(replace(coarse_study(), precision=0.3), store, vault)
+    coarse = set(store.addresses("outcomes"))
+    run_locally(coarse_study(), store, vault)
+    assert coarse < set(store.addresses("outcomes"))
+    plan = recall_plan(store)
+    rounds = Rounds(plan, store)
+    while rounds.look(plan_units(rounds.wanted(plan.units), store).scored):
+        assert plan_units(rounds.wanted(plan.units), store).pending == ()
+    fresh = LocalStore(store.root.parent / "fresh")
+    run_locally(coarse_study(), fresh, vault)
+    assert matrix_table(fresh).equals(matrix_table(store))
+
+
+def test_shards_of_a_precise_study_hold_images_in_no_order() -> None:
+    ordered, drawn = (
+        plan_images(replace(coarse_study(), precision=precision)).evaluation for precision in (0.0, 0.2)
+    )
+    assert [len(shard.items) for shard in ordered] == [len(shard.items) for shard in drawn]
+    items = [[item for shard in shards for item in shard.items] for shards in (ordered, drawn)]
+    assert sorted(items[0]) == sorted(items[1])
+    assert items[0] != items[1]
+    assert not {shard.address for shard in ordered} & {shard.address for shard in drawn}
+    again = plan_images(coarse_study()).evaluation
+    assert [shard.recipe for shard in again] == [shard.recipe for shard in drawn]
+
+
+@pytest.mark.parametrize("precision", [-0.1, 0.5, 2.0])
+def test_a_precision_that_is_none_is_refused(precision: float) -> None:
+    with pytest.raises(StudyError, match="half-width"):
+        small_study(precision=precision)
