@@ -31,7 +31,7 @@ def scored_of(store: LocalStore) -> list[Scored]:
 def make_moved(images: torch.Tensor, step: float) -> Moved:
     count = torch.zeros(2, len(images), dtype=torch.int64)
     moved = torch.stack([images, (images + step).clamp(0, 1)])
-    return Moved(moved, moved, count, count, count.bool())
+    return Moved(moved, moved, count, count, count)
 
 
 @pytest.fixture(scope="module")
