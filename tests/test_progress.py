@@ -15,7 +15,7 @@ from orchestrator.cluster.workplace import LocalWorkplace
 from orchestrator.models.ref import PLAIN, ModelRef
 from orchestrator.pipeline.asked import recall_plan
 from orchestrator.pipeline.bars import RichReporter
-from orchestrator.pipeline.heatmap import CIVIDIS, draw
+from orchestrator.pipeline.heatmap import CIVIDIS, draw, shows_colour
 from orchestrator.pipeline.metered import Metered
 from orchestrator.pipeline.progress import PlainReporter, Reporter
 from orchestrator.pipeline.so_far import MOST_ROWS, SoFar
@@ -206,6 +206,13 @@ def test_large_heatmaps_are_half_blocks_or_digits() -> None:
     assert len(words_of(panel, 80, 12, colour=True)) == 2  # no room: the words alone
     for lines in (blocks, digits):
         assert max(map(len, lines)) <= 80
+
+
+def test_no_color_is_obeyed_on_a_terminal(monkeypatch) -> None:
+    terminal = {"file": io.StringIO(), "force_terminal": True, "color_system": "truecolor"}
+    assert shows_colour(Console(**terminal))
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert not shows_colour(Console(**terminal))
 
 
 def test_cells_that_were_not_tried_are_no_zeros() -> None:

@@ -9,14 +9,14 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColum
 from rich.table import Column
 from rich.text import Text
 
-from orchestrator.pipeline.heatmap import draw
+from orchestrator.pipeline.heatmap import draw, shows_colour
 from orchestrator.pipeline.progress import PlainReporter, Stage
 from orchestrator.pipeline.so_far import SoFar
 from orchestrator.pipeline.standing import NOTHING, Standing, Used, rate_words, used_words
 from orchestrator.report.wording import duration
 
-# Lines of a terminal that are neither bars nor matrix: what is told, and room for a prompt.
-_SPARE_LINES = 3
+# Room for the line the cursor is on.
+_SPARE_LINES = 1
 
 
 class RichReporter:
@@ -108,7 +108,7 @@ class _Bars(Progress):
         if panels and tasks:
             size = self.console.size
             height = size.height - len(tasks) - len(told) - _SPARE_LINES
-            yield draw(panels[0], size.width, height, colour=self.console.color_system is not None)
+            yield draw(panels[0], size.width, height, colour=shows_colour(self.console))
 
 
 def _time_words(standing: Standing) -> str:

@@ -5,6 +5,7 @@ import math
 import numpy as np
 from jaxtyping import Float
 from rich.color import Color
+from rich.console import Console
 from rich.style import Style
 from rich.text import Text
 
@@ -12,6 +13,7 @@ from orchestrator.pipeline.so_far import Images, PanelSoFar
 from orchestrator.report.wording import NONE, panel_words, share
 
 _NAME, _NUMBER = 18, 4
+_DIGITS = "    0 is below 10 %, 9 is 90 % or more, · is not tried yet"
 # Cividis (Nuñez et al. 2018) at every tenth: even steps of lightness, for colour-blind readers too.
 CIVIDIS = (
     (0, 34, 78), (8, 51, 112), (53, 69, 108), (79, 87, 108), (102, 105, 112), (125, 124, 120),
@@ -31,25 +33,27 @@ def draw(panel: PanelSoFar, width: int, height: int, *, colour: bool) -> Text:
         height: lines there is room for.
         colour: whether it shows colours; without, every cell is a number.
     """
-    rates, words = panel.rates(), Text("\n").join([title(panel), summary(panel)])
+    rates, words = panel.rates(), [title(panel), Text(summary_words(panel))]
     count, room = len(rates), height - 2
     lines: list[Text] = []
     if _NAME + _NUMBER * count <= width and count + 1 <= room:
         lines = _numbered(panel, rates, colour)
-    elif _NUMBER + count <= width and 2 + (math.ceil(count / 2) if colour else count) <= room:
-        lines = [*(_half_blocks(rates) if colour else _digits(rates)), _order(panel)]
-    return Text("\n").join([words, *lines])
+    elif _NUMBER + count <= width and (math.ceil(count / 2) if colour else count) <= room:
+        cells, scale = (_half_blocks(rates), _scale()) if colour else (_digits(rates), Text(_DIGITS))
+        lines = [*cells, *[scale, _order(panel)][: room - len(cells)]]
+    for line in words:
+        line.truncate(width, overflow="ellipsis")
+    return Text("\n", no_wrap=True).join([*words, *lines])
+
+
+def shows_colour(console: Console) -> bool:
+    """Whether a heatmap may be told by colours there: a terminal that has some, without NO_COLOR."""
+    return console.color_system is not None and not console.no_color
 
 
 def title(panel: PanelSoFar) -> Text:
-    """Which panel it is, and how to read it."""
-    named = Text(panel_words(panel.panel), style="bold", no_wrap=True, overflow="ellipsis")
-    return named.append("  % fooled; rows are attacked, columns tried on", style="not bold dim")
-
-
-def summary(panel: PanelSoFar) -> Text:
-    """The rates of the panel in words, over keyed models."""
-    return Text(summary_words(panel), no_wrap=True, overflow="ellipsis")
+    """Which panel it is."""
+    return Text.assemble((panel_words(panel.panel), "bold"), ": % fooled")
 
 
 def summary_words(panel: PanelSoFar) -> str:
@@ -73,9 +77,9 @@ def ground(rate: float) -> Color:
 def _numbered(panel: PanelSoFar, rates: Float[np.ndarray, "n n"], colour: bool) -> list[Text]:
     """A head of places, then a line a source: its place and name, and a number a target."""
     places = "".join(f"{place:>{_NUMBER}}" for place in range(len(rates)))
-    lines = [Text(" " * _NAME + places, style="dim", no_wrap=True)]
+    lines = [Text(f"{'attacked ↓ tried →':<{_NAME}}{places}", style="dim")]
     for place, (label, row) in enumerate(zip(panel.axis.labels, rates, strict=True)):
-        line = Text(f"{place:>2} {label:<{_NAME - 3}.{_NAME - 3}}", no_wrap=True)
+        line = Text(f"{place:>2} {label:<{_NAME - 3}.{_NAME - 3}}")
         for rate in row:
             number = NONE if math.isnan(rate) else f"{100 * rate:.0f}"
             style = Style(color=_ink(rate), bgcolor=ground(rate)) if colour else ""
@@ -88,13 +92,13 @@ def _half_blocks(rates: Float[np.ndarray, "n n"]) -> list[Text]:
     """Two sources a line: the upper half of a character is one, the lower half the next."""
     lines = []
     for place in range(0, len(rates), 2):
-        line = Text(f"{place:>{_NUMBER - 1}} ", style="dim", no_wrap=True)
+        line = Text(f"{place:>{_NUMBER - 1}} ", style="dim")
         upper, lower = rates[place], rates[place + 1] if place + 1 < len(rates) else None
         for column, rate in enumerate(upper):
             under = None if lower is None else ground(float(lower[column]))
             line.append("▀", Style(color=ground(float(rate)), bgcolor=under, dim=False))
         lines.append(line)
-    return [*lines, _scale()]
+    return lines
 
 
 def _digits(rates: Float[np.ndarray, "n n"]) -> list[Text]:
@@ -102,12 +106,12 @@ def _digits(rates: Float[np.ndarray, "n n"]) -> list[Text]:
     lines = []
     for place, row in enumerate(rates):
         digits = "".join("·" if math.isnan(rate) else str(min(9, int(10 * rate + 1e-9))) for rate in row)
-        lines.append(Text(f"{place:>{_NUMBER - 1}} {digits}", no_wrap=True))
-    return [*lines, Text("    0 is below 10 %, 9 is 90 % or more, · is not tried yet")]
+        lines.append(Text(f"{place:>{_NUMBER - 1}} {digits}"))
+    return lines
 
 
 def _scale() -> Text:
-    line = Text("    0 % ", style="dim", no_wrap=True)
+    line = Text("    0 % ", style="dim")
     for step in range(21):
         line.append(" ", Style(bgcolor=ground(step / 20)))
     return line.append(" 100 %   ").append(" ", Style(bgcolor=_MISSING)).append(" not tried yet")
@@ -117,7 +121,7 @@ def _order(panel: PanelSoFar) -> Text:
     """What stands where, in a form without names."""
     last = panel.axis.labels[-1]
     told = f", about {last} in one place" if last.endswith(" keys") else ", then controls"
-    return Text(f"    plain first, then keys by slot{told}", style="dim", no_wrap=True)
+    return Text(f"    plain first, then keys by slot{told}", style="dim")
 
 
 def _ink(rate: float) -> Color:

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from orchestrator.pipeline.heatmap import draw
+from orchestrator.pipeline.heatmap import draw, shows_colour
 from orchestrator.pipeline.so_far import Images, PanelSoFar
 from orchestrator.pipeline.standing import rate_words, used_words
 from orchestrator.report.wording import duration, panel_words, percent
@@ -44,9 +44,10 @@ def show(state: StudyState, console: Console, now: float) -> None:
         console.print(Text(f"\n{state.counted}", style="dim"))
     if state.panels:
         console.print(_panels(state.panels))
-        colour = console.color_system is not None and not console.no_color
         for panel in one_a_method(state.panels):
-            console.print(Text(""), draw(panel, console.width, _NO_HEIGHT, colour=colour), sep="\n")
+            console.print(
+                Text(""), draw(panel, console.width, _NO_HEIGHT, colour=shows_colour(console)), sep="\n"
+            )
 
 
 def show_all(states: Sequence[StudyState], console: Console, now: float) -> None:
