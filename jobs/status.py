@@ -47,10 +47,10 @@ def status(options: Options) -> int:
             values = [as_values(state) for state in states]
             print(json.dumps(values[0] if options.name else values), flush=True)
         else:
-            if options.watch:
+            if options.watch > 0:
                 console.clear()
             show(states[0], console, now) if options.name else show_all(states, console, now)
-        if not options.watch:
+        if options.watch <= 0:
             return 0
         time.sleep(options.watch)
 

@@ -143,6 +143,21 @@ def test_outcomes_of_other_settings_are_named_not_counted(copied: LocalStore) ->
     assert counts(state)["outcomes"] == (12, None)
 
 
+def test_damage_is_told_in_a_sentence_beside_what_is_sound(copied: LocalStore) -> None:
+    first, *_, last = copied.addresses("outcomes")
+    copied.delete("matrix")
+    (copied.root / last / "outcomes.parquet").write_bytes(b"other bytes")
+    state = look(copied)
+    assert f"{last}/outcomes.parquet differs from its record" in state.counted
+    assert (state.note, state.complete) == ("", True)
+    (copied.root / first / "record.json").write_bytes(b"{")
+    state = look(copied)
+    assert f"{first}/record.json is not a record" in state.note
+    assert counts(state)["keys"] == (2, 0)
+    assert not state.complete
+    assert status(Options(store=str(copied.root.parent))) == 0
+
+
 def test_failures_of_the_last_run_are_told(copied: LocalStore) -> None:
     recipe = {"notes": ["x/y could not be done: DamagedArtifact: z", "something else"]}
     replace_artifact(copied, "report", recipe, {}, {})

@@ -9,7 +9,7 @@ from jaxtyping import Float
 
 from orchestrator.models.ref import PLAIN, ModelRef
 from orchestrator.transfer.account import UnitAccount, counted_targets, panel_method
-from orchestrator.transfer.matrix import Panel, TransferMatrix
+from orchestrator.transfer.matrix import CELL, Panel, TransferMatrix
 from orchestrator.transfer.work import WorkUnit
 
 MOST_ROWS = 32
@@ -110,9 +110,10 @@ class SoFar:
 
     def add_matrix(self, matrix: TransferMatrix) -> None:
         """Count what a matrix has, under every threat."""
-        for row in matrix.table.to_pylist():
-            panel = Panel(row["method"], row["attack"], row["norm"], row["epsilon"])
-            self._add(panel, row["source"], row["target"], row["fooled"], row["eligible"])
+        names = (*CELL, "fooled", "eligible")
+        columns = [matrix.table[name].to_pylist() for name in names]
+        for *panel, source, target, fooled, eligible in zip(*columns, strict=True):
+            self._add(Panel(*panel), source, target, fooled, eligible)
 
     def _add(self, panel: Panel, source: str, target: str, fooled: int, eligible: int) -> None:
         for each in self._where(panel):

@@ -4,15 +4,17 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
-from orchestrator.errors import NotCommitted, OrchestratorError, StudyError
+from orchestrator.errors import DamagedArtifact, NotCommitted, OrchestratorError, StaleArtifact, StudyError
 from orchestrator.models.ref import ModelRef
 from orchestrator.pipeline.asked import asked_study, recall_plan
 from orchestrator.pipeline.plan import Plan
+from orchestrator.pipeline.so_far import PanelSoFar
 from orchestrator.pipeline.write_up import REPORT
 from orchestrator.status.counted import count_so_far
 from orchestrator.status.state import Kind, Shelf, StageState, StudyState
 from orchestrator.store.artifacts import ArtifactStore, open_store
 from orchestrator.store.catalogue import read_records
+from orchestrator.store.record import ArtifactRecord
 from orchestrator.store.snapshot import Snapshot
 from orchestrator.store.uri import below
 from orchestrator.study import Study
@@ -44,24 +46,23 @@ class Watch:
 
         Raises:
             StudyError: no study was begun there.
-            DamagedArtifact: a record is not one.
+            StoreError: the store cannot be read. What is damaged in it is told in the state's note.
         """
         times = self.store.times("")
         if "study" not in times:
             asked_study(self.store)  # says so
-        records = {a: r for prefix in _STAGES for a, r in read_records(self.store, prefix).items()}
+        records: dict[str, ArtifactRecord] = {}
         shelf = Shelf(records, times, now)
         try:
+            for prefix in _STAGES:
+                records |= read_records(self.store, prefix)
             plan = recall_plan(self.store)
             units = plan_units(plan.units, self.store)
-        except OrchestratorError as error:
+        except (StudyError, StaleArtifact, DamagedArtifact) as error:
             return self._in_part(shelf, error)
         stages = [*_begun(plan.study, shelf, len(plan.shards)), *_models(plan, shelf)]
         stages += _attacks(plan, units, shelf)
-        panels, counted = [], ""
-        if matrix:
-            so_far, counted = count_so_far(self.store, plan.models, units.scored)
-            panels = so_far.panels
+        panels, counted = self._counted(plan, units) if matrix else ([], "")
         return StudyState(
             name=self.name,
             stages=stages,
@@ -73,6 +74,13 @@ class Watch:
             counted=counted,
         )
 
+    def _counted(self, plan: Plan, units: UnitPlan) -> tuple[Sequence[PanelSoFar], str]:
+        try:
+            so_far, counted = count_so_far(self.store, plan.models, units.scored)
+        except DamagedArtifact as error:
+            return [], str(error)
+        return so_far.panels, counted
+
     def _in_part(self, shelf: Shelf, why: OrchestratorError) -> StudyState:
         """What can be said of a study whose plan is not known: what is there."""
         try:
@@ -83,7 +91,7 @@ class Watch:
                 "is not known. Its own command, run once more, records it."
             )
             stages = [_all_of(shelf, "keys", "begin"), _all_of(shelf, "shards", "begin")]
-        except OrchestratorError as error:
+        except DamagedArtifact as error:
             note, stages = str(error), [_all_of(shelf, "keys", "begin"), _all_of(shelf, "shards", "begin")]
         else:
             note, stages = str(why), list(_begun(study, shelf, sum(counts.values())))
