@@ -29,7 +29,7 @@ STUDY = [
     "--base.epochs", "25", "--recipe.epochs", "10", "--lora.epochs", "12",
     "--attacks", "apgd-ce:steps=40",
 ]  # fmt: skip
-PATIENCE_SECONDS = 240
+PATIENCE_SECONDS = 400
 
 
 @dataclass
