@@ -142,7 +142,7 @@ class AttackingEarly:
     description = "this process, attacks early"
 
     def __init__(self, workplace, limit: int = 1000) -> None:
-        self.workplace, self.limit = workplace, limit
+        self.workplace, self.limit, self.meter = workplace, limit, workplace.meter
 
     def keys(self, vault: str):
         return self.workplace.keys(vault)

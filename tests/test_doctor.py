@@ -197,7 +197,7 @@ def test_folders_are_well_and_left_as_they_were(visit, tmp_path: Path) -> None:
     found = visit()
     assert found.status == 0, found.text
     assert found.lines("fail") == found.lines("skip") == []
-    assert "full models 0/4" in found.line("done so far")
+    assert "full models 0/8" in found.line("done so far")
     assert list(tmp_path.iterdir()) == []
     (tmp_path / "store").mkdir(mode=0o755)
     (warned,) = visit().lines("warn")

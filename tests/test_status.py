@@ -224,7 +224,7 @@ def test_a_snapshot_reads_a_record_once_and_writes_nothing(copied: LocalStore) -
     snapshot = Snapshot(copied)
     before = read_records(snapshot, "keys")
     assert before == read_records(copied, "keys")
-    assert snapshot.record("keys/00000") is before["keys/00000"]
+    assert snapshot.record("keys/00000") == before["keys/00000"]
     copied.delete("keys/00000")
     copied.commit("keys/00000", ArtifactRecord(recipe={"slot": 0, "key_id": "k-new"}, files={}), {})
     os.utime(copied.root / "keys/00000/record.json", (NOW, NOW))
