@@ -8,8 +8,8 @@ import torch
 from attack_scene import vit_scene
 from torch import Tensor, nn
 
-from orchestrator.attacks.transfer.mi_fgsm import MomentumFgsm
 from orchestrator.attacks.threat import Threat
+from orchestrator.attacks.transfer.mi_fgsm import MomentumFgsm
 from orchestrator.detection.examples import Examples
 from orchestrator.detection.fit import Feed, Fit
 from orchestrator.detection.neurons import layout_of

@@ -1,7 +1,7 @@
 """BankRecipe: how a detector bank is fitted; frozen, checked, and part of the bank's identity."""
 
 from dataclasses import asdict, dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 from orchestrator.errors import StudyError
 
@@ -53,8 +53,6 @@ class BankRecipe:
                 f"A detector cannot have false discoveries of {self.false_discoveries:g} and effects of "
                 f"{self.effect:g}. Give a share in (0, 1], and an effect of 0 or more."
             )
-        if self.keep not in get_args(Keep):
-            raise StudyError(f"Fingerprints cannot be kept by {self.keep!r}. Give top or random.")
 
     @property
     def recipe(self) -> dict[str, Any]:
