@@ -108,7 +108,7 @@ def test_the_model_and_the_process_are_left_as_they_were_even_if_it_breaks_down(
     before = (hooks_of(model), [m.training for m in model.modules()], random_states())
     flags = [(p.requires_grad, p.grad) for p in model.parameters()]
     bank.judge(model, scene.clean["test"].images[:3], rate=0.05)
-    with pytest.raises(RuntimeError):
+    with pytest.raises(AssertionError, match="Input height"):
         bank.judge(model, scene.clean["test"].images[:3, :, :7, :7], rate=0.05)
     assert (hooks_of(model), [m.training for m in model.modules()], random_states()) == before
     assert [(p.requires_grad, p.grad) for p in model.parameters()] == flags
