@@ -44,11 +44,16 @@ class Side:
 
     def of(self, rows: Int[Tensor, " images"], places: Int[Tensor, "images drawn"]) -> Gaussians:
         """The distributions of drawn fingerprints."""
-        correlation = None
-        if self.correlation is not None:
-            correlation = self.correlation[rows[:, None, None], places[:, :, None], places[:, None, :]]
+        alone = self.marginals(rows, places)
+        if self.correlation is None:
+            return alone
+        together = self.correlation[rows[:, None, None], places[:, :, None], places[:, None, :]]
+        return replace(alone, correlation=together)
+
+    def marginals(self, rows: Int[Tensor, " images"], places: Int[Tensor, "images drawn"]) -> Gaussians:
+        """The same without correlations."""
         own = rows[:, None]
-        return Gaussians(self.mean[own, places], self.std[own, places], correlation)
+        return Gaussians(self.mean[own, places], self.std[own, places])
 
 
 @dataclass(frozen=True)
@@ -137,19 +142,23 @@ class DetectorBank:
         """The rules that this bank can judge by."""
         return tuple(r for r in SCORES if r != "shrunk-ratio" or self.clean.correlation is not None)
 
-    def calibrated(self, held_out: Readout, least: int, seed: int) -> "DetectorBank":
+    def calibrated(
+        self, held_out: Readout, least: int, seed: int, *, same_draw: bool = False
+    ) -> "DetectorBank":
         """The bank with thresholds from held-out clean images, for every rule.
 
         Args:
             held_out: clean images as the model reads them, whatever they show; none was fitted on.
             least: a class with fewer of them is judged by those of all.
             seed: of their draws.
+            same_draw: draw once for all of them, as a detector does that draws nothing anew.
 
         Raises:
             DataError: there are none that any fingerprint watches.
         """
-        watched = readout_rows(held_out)
-        seeds = draw_seeds(range(len(watched.classes)), seed)
+        watched = _watched(held_out)
+        count = len(watched.classes)
+        seeds = draw_seeds([0] * count if same_draw else range(count), seed)
         scores = {rule: self.scores(watched, seeds, rule) for rule in self.rules}
         return replace(self, calibration=Calibration(scores, watched.classes, least))
 
@@ -175,7 +184,7 @@ class DetectorBank:
         return replace(self, draw=count).calibrated(held_out, least, seed)
 
 
-def readout_rows(held_out: Readout) -> Readout:
+def _watched(held_out: Readout) -> Readout:
     """The images that some fingerprint watches.
 
     Raises:

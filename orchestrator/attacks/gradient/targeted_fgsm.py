@@ -1,4 +1,4 @@
-"""Targeted iterated FGSM: towards a random wrong class in small steps, until the source is confident of it."""
+"""Targeted FGSM, iterated: small steps towards a random wrong class until the source is confident of it."""
 
 from dataclasses import dataclass
 from typing import ClassVar
