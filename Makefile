@@ -37,4 +37,6 @@ $(STAMP): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	# Its formulas are a test's oracle; what it asks for besides (cleverhans and more) nothing of them needs.
+	$(BIN)/python -m pip install --quiet --no-deps fingerprints-armor==1.0.1
 	@touch $@

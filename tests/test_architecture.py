@@ -23,7 +23,16 @@ FLOW = [
         for room in (
             *("keys", "store", "shards", "models", "training"),
             *("attacks", "attacks/gradient", "attacks/query", "attacks/transfer", "attacks/adaptive"),
-            *("attacks/oracle", "transfer", "detection", "report", "cluster", "pipeline", "checkup"),
+            *(
+                "attacks/oracle",
+                "transfer",
+                "detection",
+                "detection/rivals",
+                "report",
+                "cluster",
+                "pipeline",
+                "checkup",
+            ),
         )
     ),
 ]

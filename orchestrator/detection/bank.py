@@ -4,28 +4,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from orchestrator.detection.calibration import Calibration
 from orchestrator.detection.draws import draw, draw_seeds
 from orchestrator.detection.readout import Fingerprints, Readout
 from orchestrator.detection.scores import SCORES, Drawn, Gaussians, Rule
+from orchestrator.detection.verdict import Verdict
 from orchestrator.errors import DataError, StudyError
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """What a detector says of some images."""
-
-    flag: Bool[Tensor, " images"]
-    """Whether the image is stopped."""
-    score: Float[Tensor, " images"]
-    """Low is suspicious; in float64. Infinite where the class is not watched."""
-    p_value: Float[Tensor, " images"]
-    """The chance that a clean image scores as low."""
-    classes: Int[Tensor, " images"]
-    """What the model reads."""
 
 
 @dataclass(frozen=True)
@@ -114,10 +101,8 @@ class DetectorBank:
         """What is said of images that were read already; see ``judge``."""
         if self.calibration is None:
             raise StudyError("This detector has no thresholds yet. Calibrate it on held-out clean images.")
-        self.calibration.check_rate(rate)
         scores = self.scores(readout, seeds, rule)
-        p_values = self.calibration.p_values(rule, scores, readout.classes)
-        return Verdict(p_values <= rate + 1e-12, scores, p_values, readout.classes)
+        return self.calibration.verdict(rule, scores, readout.classes, rate)
 
     def scores(
         self, readout: Readout, seeds: Int[Tensor, " images"], rule: Rule
@@ -159,7 +144,7 @@ class DetectorBank:
         watched = _watched(held_out)
         count = len(watched.classes)
         seeds = draw_seeds([0] * count if same_draw else range(count), seed)
-        scores = {rule: self.scores(watched, seeds, rule) for rule in self.rules}
+        scores: dict[str, Tensor] = {rule: self.scores(watched, seeds, rule) for rule in self.rules}
         return replace(self, calibration=Calibration(scores, watched.classes, least))
 
     def to(self, device: torch.device | str) -> "DetectorBank":

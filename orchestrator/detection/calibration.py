@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from orchestrator.detection.scores import Rule
+from orchestrator.detection.verdict import Verdict
 from orchestrator.errors import DataError, StudyError
 
 
@@ -24,7 +24,7 @@ class Calibration:
         DataError: there are none.
     """
 
-    scores: Mapping[Rule, Float[Tensor, " held_out"]]
+    scores: Mapping[str, Float[Tensor, " held_out"]]
     """By rule, in float64."""
     classes: Int[Tensor, " held_out"]
     least: int
@@ -37,14 +37,14 @@ class Calibration:
                 "them to fit on."
             )
 
-    def peers(self, rule: Rule, read_as: int) -> Float[Tensor, " peers"]:
+    def peers(self, rule: str, read_as: int) -> Float[Tensor, " peers"]:
         """Scores that those of a class are held against, ascending: its own, or all where it has few."""
         own = self.classes == read_as
         scores = self.scores[rule]
         return (scores[own] if int(own.sum()) >= self.least else scores).sort().values
 
     def p_values(
-        self, rule: Rule, scores: Float[Tensor, " images"], classes: Int[Tensor, " images"]
+        self, rule: str, scores: Float[Tensor, " images"], classes: Int[Tensor, " images"]
     ) -> Float[Tensor, " images"]:
         """The chance that a clean image scores as low, for each image."""
         found = torch.ones_like(scores, dtype=torch.float64)
@@ -54,7 +54,19 @@ class Calibration:
             found[rows] = (1 + as_low).double() / (1 + len(peers))
         return found
 
-    def threshold(self, rule: Rule, read_as: int, rate: float) -> float:
+    def verdict(
+        self, rule: str, scores: Float[Tensor, " images"], classes: Int[Tensor, " images"], rate: float
+    ) -> Verdict:
+        """What is said of images by their scores, at a false-positive rate.
+
+        Raises:
+            StudyError: the rate is too low for so few held-out images.
+        """
+        self.check_rate(rate)
+        p_values = self.p_values(rule, scores, classes)
+        return Verdict(p_values <= rate + 1e-12, scores, p_values, classes)
+
+    def threshold(self, rule: str, read_as: int, rate: float) -> float:
         """The score below which images of a class are flagged; -inf where none can be.
 
         Args:

@@ -107,7 +107,7 @@ def look_at(
     images: Float[Tensor, "rows 3 height width"],
     targets: Int[Tensor, " rows"],
 ) -> Look:
-    """Values and gradients of classifier and bank; the gradient of the bank goes through its fingerprints."""
+    """Values and gradients of classifier and bank; those of the bank go through its fingerprints."""
     rows = bank.fingerprints.row_of.to(targets.device)[targets].clamp_min(0)
     some, place = rows.unique(return_inverse=True)  # type: ignore[no-untyped-call]
     members = bank.fingerprints.members[some]
@@ -129,7 +129,7 @@ def look_at(
 def average_ratio(
     bank: DetectorBank, values: Float[Tensor, "rows fingerprints"], rows: Int[Tensor, " rows"]
 ) -> Float[Tensor, " rows"]:
-    """The likelihood ratio of a draw, on average over all draws: that of the whole row, scaled to a draw."""
+    """The likelihood ratio of a draw, on average over draws: that of the whole row, scaled to a draw."""
     places = torch.arange(values.shape[1], device=values.device).expand(len(values), -1)
     kept = bank.kept[rows]
     real: Bool[Tensor, "rows fingerprints"] = places < kept[:, None]

@@ -1,4 +1,4 @@
-"""Kept images: what attacks of the transfer matrix left in the store, as one model's detector meets them."""
+"""Kept images: what attacks of the transfer matrix left in the store, as one model's detector meets it."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -77,7 +77,7 @@ class CleanImages:
 
 @dataclass(frozen=True)
 class AttackedImages:
-    """Kept attacks' images of one part under every threat, as one target is shown them; as often as asked."""
+    """Kept attacks' images of one part under every threat, as a target is shown them; as often as asked."""
 
     store: ArtifactStore
     attacks: Sequence[KeptAttack]

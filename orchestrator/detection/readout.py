@@ -75,7 +75,7 @@ class Fingerprints:
         """
         gather, parts = self.gather, [self._nothing(images)]
         with torch.no_grad(), gather.reading(model) as values:
-            for some, count in _full(images, batch):
+            for some, count in full_passes(images, batch):
                 logits = model(some)
                 if logits.shape[1] != len(self.row_of) - 1:
                     raise WeightsError(
@@ -107,7 +107,7 @@ class Fingerprints:
         return self._read(none, images.new_zeros(0, self.members[..., 0].numel()))
 
 
-def _full(
+def full_passes(
     images: Float[Tensor, "images 3 height width"], batch: int
 ) -> Iterator[tuple[Float[Tensor, "batch 3 height width"], int]]:
     """Images ``batch`` at a time, and how many of them count: the last are filled up with their first."""

@@ -115,7 +115,9 @@ def _bank(tensors: Mapping[str, Tensor], ref: BankRef) -> DetectorBank:
         or len(kept) != shape[0]
     ):
         raise ValueError("statistics of other fingerprints")
-    scores = {rule: tensors[f"held_out.{rule}"] for rule in SCORES if f"held_out.{rule}" in tensors}
+    scores: dict[str, Tensor] = {
+        rule: tensors[f"held_out.{rule}"] for rule in SCORES if f"held_out.{rule}" in tensors
+    }
     return DetectorBank(
         fingerprints=Fingerprints(ref.layout, members, tensors["row_of"]),
         kept=kept,
