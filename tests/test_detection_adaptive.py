@@ -6,6 +6,8 @@ import torch
 from detection_scene import Watched, watched
 
 from orchestrator.attacks.attack import Points
+from orchestrator.attacks.gradient.targeted_fgsm import TargetedFgsm
+from orchestrator.attacks.source import Source
 from orchestrator.attacks.threat import Threat, check_threat
 from orchestrator.detection.evasion import Evasion, average_ratio, look_at, orthogonal
 from orchestrator.detection.fit import fit_bank
@@ -123,9 +125,12 @@ def test_evasion_fools_classifier_and_bank_together_inside_the_threat(scene, ban
     fooled = verdict.classes == points.targets
     assert fooled.double().mean() > 0.5
     assert verdict.flag[fooled].double().mean() < 0.2
-    ratios = look_at(scene.model, bank, moved, points.targets).ratio[fooled]
-    clean = bank.read(scene.model, scene.clean["test"].images)
-    assert ratios.mean() > average_ratio(bank, clean.values, clean.rows).mean()
+    unaware = TargetedFgsm(steps=20)(Source([scene.model], len(points)), points, wide).worst
+    ratios = [
+        look_at(scene.model, bank, images, points.targets).ratio[fooled] for images in (moved, unaware)
+    ]
+    assert ratios[0].mean() > ratios[1].mean() + 3
+    assert bank.judge(scene.model, unaware, rate=0.05, seed=3).flag.sum() > 2 * verdict.flag.sum()
 
 
 def test_evasion_depends_on_no_neighbour(scene, bank):
