@@ -77,7 +77,7 @@ class CleanImages:
 
 @dataclass(frozen=True)
 class AttackedImages:
-    """Kept attacks' images of one part under every threat, as a target is shown them; as often as asked."""
+    """Kept attacks' images of one part under one threat or all, as a target is shown them."""
 
     store: ArtifactStore
     attacks: Sequence[KeptAttack]
@@ -86,13 +86,17 @@ class AttackedImages:
     part: Part
     seed: int
     device: torch.device | str = "cpu"
+    epsilon: float | None = None
+    """The threat; None takes all of them."""
 
     def __iter__(self) -> Iterator[Examples]:
         for kept in self.attacks:
             batch = read_pixels(self.store, kept.shard)
             rows = rows_of(batch.names, self.part, self.seed)
             clean, labels = batch.pixels.float() / 255, batch.labels[rows].to(self.device)
-            for moved in self._moved(kept, clean):
+            for epsilon, moved in zip(kept.epsilons, self._moved(kept, clean), strict=True):
+                if self.epsilon not in (None, epsilon):
+                    continue
                 yield Examples(moved[rows].to(self.device), labels, clean[rows].to(self.device))
 
     def _moved(

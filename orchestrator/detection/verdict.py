@@ -18,3 +18,7 @@ class Verdict:
     """The chance that a clean image scores as low."""
     classes: Int[Tensor, " images"]
     """What the model reads."""
+
+    def part(self, rows: Int[Tensor, " some"]) -> "Verdict":
+        """What is said of some of the images."""
+        return Verdict(self.flag[rows], self.score[rows], self.p_value[rows], self.classes[rows])

@@ -62,4 +62,5 @@ def median_filtered(
     before, after = window // 2, (window - 1) // 2
     padded = F.pad(images, (before, after, before, after), mode="reflect")
     windows = padded.unfold(2, window, 1).unfold(3, window, 1).flatten(4)
-    return windows.sort(dim=4).values[..., window * window // 2]
+    medians: Tensor = windows.sort(dim=4).values[..., window * window // 2]
+    return medians
