@@ -52,7 +52,8 @@ def fewer_colours(
 ) -> Float[Tensor, "images 3 height width"]:
     """Images with so many bits a channel."""
     most = 2**bits - 1
-    return (images * most).round() / most
+    rounded: Tensor = (images * most).round()
+    return rounded / most
 
 
 def median_filtered(
