@@ -30,7 +30,7 @@ class Side:
         return Side(self.mean.to(device), self.std.to(device), correlation)
 
     def of(self, rows: Int[Tensor, " images"], places: Int[Tensor, "images drawn"]) -> Gaussians:
-        """The distributions of drawn fingerprints."""
+        """The distributions of drawn fingerprints, with correlations where they are known."""
         alone = self.marginals(rows, places)
         if self.correlation is None:
             return alone
@@ -118,8 +118,12 @@ class DetectorBank:
         kept = self.kept[rows]
         places, real = draw(seeds.to(rows.device), kept, self.fingerprints.members.shape[1], self.draw)
         values = readout.values.gather(1, places).double()
-        sides = (self.clean.of(rows, places), self.attacked.of(rows, places))
-        scores = SCORES[rule](Drawn(values, real, *sides))
+        sides = (self.clean, self.attacked)
+        if rule == "shrunk-ratio":
+            clean, attacked = (side.of(rows, places) for side in sides)
+        else:
+            clean, attacked = (side.marginals(rows, places) for side in sides)
+        scores = SCORES[rule](Drawn(values, real, clean, attacked))
         return torch.where(readout.rows >= 0, scores, torch.inf)
 
     @property

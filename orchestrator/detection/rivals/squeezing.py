@@ -51,9 +51,8 @@ def fewer_colours(
     images: Float[Tensor, "images 3 height width"], bits: int
 ) -> Float[Tensor, "images 3 height width"]:
     """Images with so many bits a channel."""
-    most = 2**bits - 1
-    rounded: Tensor = (images * most).round()
-    return rounded / most
+    most = (1 << bits) - 1
+    return (images * most).round() / most
 
 
 def median_filtered(
