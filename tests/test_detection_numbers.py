@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 from sklearn.covariance import OAS
+from sklearn.metrics import roc_auc_score
 
 from orchestrator.detection.calibration import Calibration
 from orchestrator.detection.draws import draw, draw_seeds
@@ -313,6 +314,12 @@ def test_shuffled_labels_have_an_auroc_of_one_half_within_its_interval():
     found = auroc(scores[:150], scores[150:])
     assert found.low <= 0.5 <= found.high
     assert found.high - found.low < 0.2
+
+
+def test_auroc_is_that_of_scikit_learn_ties_and_all():
+    clean, attacked = normal(90).round(decimals=1), normal(70, seed=1, mean=-0.5).round(decimals=1)
+    wanted = roc_auc_score([0] * 90 + [1] * 70, -torch.cat([clean, attacked]).numpy())
+    assert auroc(clean, attacked, resamples=10).rate == pytest.approx(wanted, abs=1e-12)
 
 
 def test_measures_of_a_detector_that_is_always_right():
