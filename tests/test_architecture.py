@@ -23,7 +23,8 @@ FLOW = [
         for room in (
             *("keys", "store", "statistics", "shards", "models", "training"),
             *("attacks", "attacks/gradient", "attacks/query", "attacks/transfer", "attacks/adaptive"),
-            *("attacks/oracle", "transfer", "report", "cluster", "pipeline", "checkup", "status"),
+            *("attacks/oracle", "transfer", "detection", "detection/rivals", "report"),
+            *("cluster", "pipeline", "checkup", "status"),
         )
     ),
 ]

@@ -24,6 +24,7 @@ SMALLER = {
     "apgd-dlr": "apgd-dlr:steps=10",
     "apgd-t": "apgd-t:steps=6,targets=3",
     "fab-t": "fab-t:steps=12,targets=3",
+    "targeted-fgsm": "targeted-fgsm:steps=12",
     "standard": "standard:steps=6,targets=3,queries=25",
     "square": "square:queries=60,rescaled=True",
     "autoattack": "autoattack:steps=6,queries=25",

@@ -13,6 +13,7 @@ from orchestrator.attacks.gradient.apgd_targeted import ApgdTargeted
 from orchestrator.attacks.gradient.apgd_untargeted import ApgdUntargeted
 from orchestrator.attacks.gradient.fab import FabTargeted
 from orchestrator.attacks.gradient.standard import Standard
+from orchestrator.attacks.gradient.targeted_fgsm import TargetedFgsm
 from orchestrator.attacks.oracle.auto_attack import AutoAttackStandard
 from orchestrator.attacks.query.hop_skip_jump import HopSkipJump
 from orchestrator.attacks.query.square import Square
@@ -34,6 +35,7 @@ ATTACKS: dict[str, Attack] = {
     "apgd-t": ApgdTargeted(),
     "fab-t": FabTargeted(),
     "standard": Standard(),
+    "targeted-fgsm": TargetedFgsm(),
     "i-fgsm": MomentumFgsm(momentum=0.0),
     "mi-fgsm": MomentumFgsm(),
     "ni-fgsm": NesterovFgsm(),
