@@ -18,8 +18,6 @@ from orchestrator.attacks.source import Access, Source
 from orchestrator.attacks.targets import likeliest
 from orchestrator.attacks.threat import Norm, Threat
 
-_ABREAST = 8  # of Square: late windows in eighths of the batches lower the lead all but as far
-
 
 @dataclass(frozen=True, kw_only=True)
 class Standard:
@@ -35,9 +33,12 @@ class Standard:
         rho: APGD's share of a window's steps that must raise the loss.
         give_up: leave a class (FAB-T) or an image (Square) that is approached too slowly to be broken
             within the budget; see patience.py.
+        abreast: late windows that Square tries on an image at a time; in eighths of the batches they
+            lower its lead all but as far.
 
     Raises:
-        StudyError: steps, targets or queries below 1, or rho outside (0, 1].
+        StudyError: steps, targets or queries below 1, rho outside (0, 1], or abreast not one that Square
+            takes.
     """
 
     norms: ClassVar[frozenset[Norm]] = frozenset({"linf", "l2"})
@@ -49,10 +50,12 @@ class Standard:
     queries: int = 5000
     rho: float = 0.75
     give_up: bool = True
+    abreast: int = 8
 
     def __post_init__(self) -> None:
         at_least(1, self, "steps", "targets", "queries")
         share(self, "rho")
+        self._square()
 
     def __call__(self, source: Source, points: Points, threat: Threat) -> Found:
         """Images inside ``threat``: misread where one was found, else unmoved; the best by loss."""
@@ -61,11 +64,13 @@ class Standard:
         self._ascend(source, points, threat, answer, wrong)
         fab = FabTargeted(steps=self.steps, targets=self.targets, give_up=self.give_up)
         fab.cross(source, points, threat, answer, wrong)
-        square = Square(queries=self.queries, give_up=self.give_up, abreast=_ABREAST)
         standing = (~answer.misread).nonzero()[:, 0]
-        square.search(source, points.stage(1 + self.targets), threat, answer, standing)
+        self._square().search(source, points.stage(1 + self.targets), threat, answer, standing)
         worst = torch.where(per_image(answer.misread), answer.worst, points.images)
         return Found(worst, answer.best)
+
+    def _square(self) -> Square:
+        return Square(queries=self.queries, give_up=self.give_up, abreast=self.abreast)
 
     def _ascend(
         self,
