@@ -72,9 +72,9 @@ class _MeteredStage:
 
     def measure(self) -> None:
         meter, standing = self.metered.meter, self.standing
-        meter.set("artifacts", standing.total, **self.labels)
-        meter.set("artifacts_done", standing.done, **self.labels)
-        meter.set("artifacts_failed", standing.failed, **self.labels)
+        meter.set("artifacts", float(standing.total), **self.labels)
+        meter.set("artifacts_done", float(standing.done), **self.labels)
+        meter.set("artifacts_failed", float(standing.failed), **self.labels)
         meter.set("artifacts_per_minute", standing.per_minute, **self.labels)
         meter.set("seconds_left", standing.seconds_left, **self.labels)
 
