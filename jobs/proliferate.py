@@ -25,9 +25,9 @@ def proliferate(command: Command) -> int:
     if command.dry_run:
         return show_price(command)
     reporter, store = open_reporter(), command.open_store()
-    with command.workplace() as workplace:
+    with command.workplace() as workplace, workplace.meter() as meter:
         reporter.say(f"study {command.study.name} in {store.uri}, on {workplace.description}")
-        metered = Metered(reporter, workplace.meter, command.study.name)
+        metered = Metered(reporter, meter, command.study.name)
         run = StudyRun(command.study, store, command.vault_uri, workplace, metered, command.attacking)
         ending = run.run()
     if ending.failures:

@@ -144,6 +144,9 @@ class AttackingEarly:
     def __init__(self, workplace, limit: int = 1000) -> None:
         self.workplace, self.limit, self.meter = workplace, limit, workplace.meter
 
+    def meter(self):
+        return self.workplace.meter()
+
     def keys(self, vault: str):
         return self.workplace.keys(vault)
 

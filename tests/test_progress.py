@@ -45,6 +45,7 @@ class Kept:
         self.seconds: dict = {}
 
     def set(self, name, value, **labels) -> None:
+        assert isinstance(value, float)
         self.gauges[name, *labels.values()] = value
 
     def use(self, seconds, **labels) -> None:
@@ -258,4 +259,5 @@ def test_reporters_and_meters_keep_their_protocols() -> None:
     plain = PlainReporter(print)
     for reporter in (plain, RichReporter(Console()), Metered(plain, SilentMeter(), "x")):
         assert isinstance(reporter, Reporter)
-    assert isinstance(LocalWorkplace().meter, Meter)
+    with LocalWorkplace().meter() as meter:
+        assert isinstance(meter, Meter)

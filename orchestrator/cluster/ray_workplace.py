@@ -12,7 +12,8 @@ from orchestrator.cluster.ddp import train_full
 from orchestrator.cluster.fanout import train_lora
 from orchestrator.cluster.key_desk import open_desk
 from orchestrator.cluster.merge import merged
-from orchestrator.cluster.ray_meter import RayMeter
+from orchestrator.cluster.meter import Meter
+from orchestrator.cluster.ray_meter import open_meter
 from orchestrator.cluster.runner import Feed, Finished, MakeWorker, Unit
 from orchestrator.cluster.session import Cluster
 from orchestrator.cluster.workplace import Trained, Worked
@@ -53,7 +54,6 @@ class RayWorkplace:
     ) -> None:
         self.cluster, self.store, self.shared_folders = cluster, store, shared_folders
         self.workers_per_model, self.pack, self.actors = workers_per_model, pack, actors
-        self.meter = RayMeter()
         have = cluster.devices.most()
         if cluster.fixed and workers_per_model > have:
             raise StudyError(
@@ -71,6 +71,10 @@ class RayWorkplace:
     def description(self) -> str:
         """What the cluster has."""
         return self.cluster.describe()
+
+    def meter(self) -> AbstractContextManager[Meter]:
+        """The metrics port of this node."""
+        return open_meter()
 
     def keys(self, vault: str) -> AbstractContextManager[KeySource]:
         """Remote vaults are opened by each worker; a folder vault by an actor on this machine."""

@@ -24,9 +24,8 @@ class Workplace(Protocol):
         """One line: what this workplace has."""
         ...
 
-    @property
-    def meter(self) -> Meter:
-        """Where a run's numbers go for machines to watch."""
+    def meter(self) -> AbstractContextManager[Meter]:
+        """Where a run's numbers go for machines to watch, while the block runs."""
         ...
 
     def keys(self, vault: str) -> AbstractContextManager[KeySource]:
@@ -54,7 +53,10 @@ class LocalWorkplace:
     """Everything one after another in this process; needs no Ray."""
 
     description = "this process alone"
-    meter: Meter = SilentMeter()
+
+    def meter(self) -> AbstractContextManager[Meter]:
+        """One that keeps nothing."""
+        return contextlib.nullcontext(SilentMeter())
 
     def keys(self, vault: str) -> AbstractContextManager[KeySource]:
         """The vault itself."""

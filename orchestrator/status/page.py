@@ -29,7 +29,9 @@ def open_console() -> Console:
 
 def show(state: StudyState, console: Console, now: float) -> None:
     """Print everything a state has."""
-    console.print(Text.assemble((state.name, "bold"), f": {standing_words(state, now)}"))
+    took = [f"{state.size_bytes / 1e6:,.1f} MB", used_words(state.device_seconds)]
+    told = "; ".join(filter(None, [standing_words(state, now), *took]))
+    console.print(Text.assemble((state.name, "bold"), f": {told}"))
     if state.note:
         console.print(Text(state.note, style="yellow"))
     console.print(_stages(state))
@@ -66,16 +68,14 @@ def show_all(states: Sequence[StudyState], console: Console, now: float) -> None
 
 
 def standing_words(state: StudyState, now: float) -> str:
-    """``under way; last artifact 3.2 s ago; 12.0 MB; 345 core-s``."""
+    """``under way; last artifact 3.2 s ago``."""
     if state.note:
         standing = "not all is known"
     elif state.complete:
         standing = "all is done"
     else:
         standing = "quiet for longer than its artifacts take" if state.quiet else "under way"
-    ago = f"last artifact {duration(max(0.0, now - state.last))} ago"
-    size = f"{state.size_bytes / 1e6:,.1f} MB"
-    return "; ".join(filter(None, [standing, ago, size, used_words(state.device_seconds)]))
+    return f"{standing}; last artifact {duration(max(0.0, now - state.last))} ago"
 
 
 def as_values(state: StudyState) -> dict[str, Any]:
