@@ -1,5 +1,6 @@
 """Rounds: a study attacks as many images as its precision takes, and whoever goes on comes to the same."""
 
+import time
 from dataclasses import replace
 
 import pyarrow as pa
@@ -12,9 +13,9 @@ from orchestrator.pipeline.asked import recall_plan
 from orchestrator.pipeline.plan import plan_images
 from orchestrator.pipeline.retell import retell
 from orchestrator.pipeline.rounds import Rounds
+from orchestrator.status.look import Watch
 from orchestrator.store.local import LocalStore
 from orchestrator.transfer.precision import half_widths
-from orchestrator.transfer.work import plan_units
 
 
 def coarse_study(**changes):
@@ -52,9 +53,9 @@ def test_a_finer_study_goes_on_from_a_coarse_one(store: LocalStore, vault: str) 
     run_locally(coarse_study(), store, vault)
     assert coarse < set(store.addresses("outcomes"))
     plan = recall_plan(store)
-    rounds = Rounds(plan, store)
-    while rounds.look(plan_units(rounds.wanted(plan.units), store).scored):
-        assert plan_units(rounds.wanted(plan.units), store).pending == ()
+    assert Rounds(plan, store).reach(plan.units).pending == ()
+    state = Watch(str(store.root.parent), store.root.name).look(time.time())
+    assert all(stage.to_do == 0 for stage in state.stages)
     fresh = LocalStore(store.root.parent / "fresh")
     run_locally(coarse_study(), fresh, vault)
     assert matrix_table(fresh).equals(matrix_table(store))

@@ -27,10 +27,8 @@ def find(store: ArtifactStore) -> Findings:
     plan = recall_plan(store)
     recorded = store.stamps("models")
     there = [model for model in plan.models if model.address in recorded]
-    rounds, possible = Rounds(plan, store), plan.restricted(there)
-    units = plan_units(rounds.wanted(possible), store)
-    while not units.pending and rounds.look(units.scored):
-        units = plan_units(rounds.wanted(possible), store)
+    rounds = Rounds(plan, store)
+    units = rounds.reach(plan.restricted(there))
     if not units.scored:
         raise StudyError(f"Study {plan.study.name} has no outcomes yet. Wait for its first attacks.")
     notes, wanted = list(rounds.told), rounds.wanted(plan.units)

@@ -7,7 +7,7 @@ from orchestrator.pipeline.plan import Plan
 from orchestrator.pipeline.tally import count
 from orchestrator.store.artifacts import ArtifactStore
 from orchestrator.transfer.precision import Front, Round, fewest_images, next_round
-from orchestrator.transfer.work import Scored, WorkUnit
+from orchestrator.transfer.work import Scored, UnitPlan, WorkUnit, plan_units
 
 
 class Rounds:
@@ -39,6 +39,13 @@ class Rounds:
         self._round = next_round(matrix, self.precision, self._shards, len(self._place))
         self._shards |= self._round.shards
         return not self._round.over
+
+    def reach(self, units: Sequence[WorkUnit]) -> UnitPlan:
+        """Go on to the round that some units of the plan have come to; what of it is recorded and left."""
+        found = plan_units(self.wanted(units), self.store)
+        while not found.pending and self.look(found.scored):
+            found = plan_units(self.wanted(units), self.store)
+        return found
 
     @property
     def told(self) -> list[str]:

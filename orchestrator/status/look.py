@@ -8,6 +8,7 @@ from orchestrator.errors import DamagedArtifact, NotCommitted, OrchestratorError
 from orchestrator.models.ref import ModelRef
 from orchestrator.pipeline.asked import asked_study, recall_plan
 from orchestrator.pipeline.plan import Plan
+from orchestrator.pipeline.rounds import Rounds
 from orchestrator.pipeline.so_far import PanelSoFar
 from orchestrator.pipeline.write_up import REPORT
 from orchestrator.status.counted import count_so_far
@@ -18,7 +19,7 @@ from orchestrator.store.record import ArtifactRecord
 from orchestrator.store.snapshot import Snapshot
 from orchestrator.store.uri import below
 from orchestrator.study import Study
-from orchestrator.transfer.work import UnitPlan, plan_units
+from orchestrator.transfer.work import UnitPlan, WorkUnit
 
 _STAGES = ("keys", "shards", "models", "outcomes")
 _STUDY = re.compile(r"([^/]+)/study")
@@ -57,11 +58,12 @@ class Watch:
             for prefix in _STAGES:
                 records |= read_records(self.store, prefix)
             plan = recall_plan(self.store)
-            units = plan_units(plan.units, self.store)
+            rounds = Rounds(plan, self.store)
+            units = rounds.reach(plan.units)
         except (StudyError, StaleArtifact, DamagedArtifact) as error:
             return self._in_part(shelf, error)
         stages = [*_begun(plan.study, shelf, len(plan.shards)), *_models(plan, shelf)]
-        stages += _attacks(plan, units, shelf)
+        stages += _attacks(rounds.wanted(plan.units), units, shelf)
         panels, counted = self._counted(plan, units) if matrix else ([], "")
         return StudyState(
             name=self.name,
@@ -138,8 +140,8 @@ def _models(plan: Plan, shelf: Shelf) -> Iterable[StageState]:
         yield shelf.stage(name, "model", [model.address for model in models], len(models))
 
 
-def _attacks(plan: Plan, units: UnitPlan, shelf: Shelf) -> Iterable[StageState]:
-    wanted = Counter(unit.attack for unit in plan.units)
+def _attacks(asked: Sequence[WorkUnit], units: UnitPlan, shelf: Shelf) -> Iterable[StageState]:
+    wanted = Counter(unit.attack for unit in asked)
     pending = Counter(unit.attack for unit in units.pending)
     scored: dict[str, dict[str, None]] = {}
     for each in units.scored:
