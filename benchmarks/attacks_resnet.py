@@ -22,7 +22,7 @@ BROKEN, PARTLY = "linf:8/255", "linf:0.5/255"
 def main() -> None:
     """Measure, print, and write JSON where asked."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--data", type=Path, default=Path("../shared/data/cifar10"))
+    parser.add_argument("--data", type=Path, default=Path("data/cifar10"))
     parser.add_argument("--images", type=int, default=12)
     parser.add_argument("--share", type=int, default=3)
     parser.add_argument("--json", type=Path)
