@@ -100,7 +100,7 @@ class Scene:
 
 def digits_scene(root: Path, images: int, share: int, say: Callable[[str], None]) -> Scene:
     """Four keyed models and the plain one, trained here as the digits preset trains them."""
-    study = replace(digits(), eval_images=images, shard_rows=images)
+    study = replace(digits(), controls=0, eval_images=images, shard_rows=images)
     store, vault = LocalStore(root / "store" / study.name), str(root / "vault")
     key_ids = ensure_keys(study, store, vault)
     plan = make_plan(study, plan_images(study), key_ids, store.uri, VaultAt(vault))

@@ -30,7 +30,8 @@ from rich.table import Table
 from orchestrator.attacks import ATTACKS
 from orchestrator.models.ensemble import Ensemble, SourceRef
 from orchestrator.shards.shard import Shard
-from orchestrator.transfer.matrix import build_matrix, wilson
+from orchestrator.statistics.proportion import wilson
+from orchestrator.transfer.counting import build_matrix
 
 BROKEN, PARTLY = "linf:8/255", "linf:3/255"
 TRANSFER = [name for name, row in ATTACKS.items() if type(row).__module__.split(".")[2] == "transfer"]
