@@ -353,3 +353,13 @@ def test_only_the_first_keys_are_attacked_where_a_study_says_so(store: LocalStor
 
 def _first_key(store: LocalStore) -> str:
     return store.record("keys/00000").recipe["key_id"]
+
+
+@pytest.mark.parametrize("file", ["draws.parquet", "union.parquet"])
+def test_damaged_draws_are_counted_again(store: LocalStore, tmp_path: Path, file: str) -> None:
+    wanted = units(store, tmp_path, ["plain", "k-a", "k-b"])
+    rates(store, wanted)
+    content = store.read("matrix", file)
+    Path(store.locate("matrix", file)).write_bytes(content[:-9])
+    assert tally(store, plan_units(wanted, store).scored).draws is not None
+    assert store.read("matrix", file) == content
