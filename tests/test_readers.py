@@ -104,6 +104,18 @@ def test_the_shared_base_runs_once_for_all_targets(store, fleet):
     assert len(shown) - len(together) <= 4 + 2 * 3
 
 
+def test_a_model_that_was_read_in_a_batch_of_its_own_can_be_attacked_next(store, fleet):
+    lora, plain = fleet.unit.targets[:2]
+    units = [replace(fleet.unit, source=source, targets=(plain, lora)) for source in (plain, lora)]
+    worker = TransferWorker(store.uri, fleet.load, load_together=fleet.load_together)
+    for unit in units:
+        worker.run(unit)
+    together = [store.read(unit.address, OUTCOMES_FILE) for unit in units]
+    for unit in units:
+        store.delete(unit.address)
+    assert together == [outcomes(store, fleet, unit)[0] for unit in units]
+
+
 def test_what_a_batch_misreads_is_looked_at_again_by_its_model_alone():
     torch.manual_seed(1)
     together = LoraBatch(SMALL.build().eval(), [_single(state) for state in adapters(SMALL.build())])

@@ -43,7 +43,10 @@ class Models:
     def together(self, refs: Sequence[ModelRef], load: LoadTogether) -> LoraBatch:
         """LoRA models that share their base, as one; not compiled, as parts of it are read alone."""
         batch: LoraBatch = self._hold(
-            tuple(ref.address for ref in refs), lambda: load(self.store, refs), lambda model: model
+            # A batch of one model is not that model.
+            ("together", *(ref.address for ref in refs)),
+            lambda: load(self.store, refs),
+            lambda model: model,
         )
         return batch
 
