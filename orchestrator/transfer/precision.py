@@ -3,7 +3,8 @@
 Asked for are the fooling rate and the robust accuracy of every cell but a keyed model's images on plain:
 key to another key, plain to key, each on itself, ensembles and controls. One does not imply the other:
 where few images are eligible the first is wider, where half are misread the second. The intervals are
-confidence sequences, valid whenever one stops; shards hold images in no order (``plan_shards``).
+confidence sequences, valid whenever one stops; a study that asks for a precision draws the images of its
+shards at random (``plan_shards``).
 """
 
 import math
