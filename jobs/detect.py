@@ -1,9 +1,10 @@
-"""Detectors of a stored study: a bank for each keyed model, fitted on kept images, tried on others.
+"""Detectors of a stored study: one for every key's model, fitted on kept images and tried on all others.
 
-    python jobs/proliferate.py --preset digits --attacks apgd-ce targeted-fgsm --keep-images
+    python jobs/proliferate.py --preset digits --attacks targeted-fgsm apgd-ce mi-fgsm --keep-images
     python jobs/detect.py --name digits --fit-on targeted-fgsm
 
-Needs the store alone. Exit status: 0 done; 2 it could not be done as asked, and one sentence says why.
+Needs the store alone. Exit status: 0 done; 1 some detectors could not be made (they are listed); 2 it
+could not be done as asked, and one sentence says why.
 """
 
 from dataclasses import dataclass, field
@@ -11,11 +12,13 @@ from dataclasses import dataclass, field
 from rich.console import Console
 from rich.table import Table
 
+from orchestrator.cluster.workplace import LocalWorkplace
 from orchestrator.detection.measures import RATES
 from orchestrator.detection.recipe import BankRecipe
-from orchestrator.detection.scores import Rule
+from orchestrator.pipeline.bars import open_reporter
 from orchestrator.pipeline.command import HOME, main, reader
-from orchestrator.pipeline.detectors import Detectors, told
+from orchestrator.pipeline.detected import HEADER, fleet_rows, notes, rows
+from orchestrator.pipeline.guards import recall_guards
 from orchestrator.store.artifacts import open_store
 from orchestrator.store.uri import below
 
@@ -29,31 +32,28 @@ class Options:
     name: str = "digits"
     """The study."""
     fit_on: tuple[str, ...] = ()
-    """Attacks to fit on, as in their addresses, e.g. targeted-fgsm; none: all whose images are kept."""
-    rule: Rule = "ratio"
-    """What images are judged by."""
+    """Attacks to fit on; none: targeted-fgsm if the study has it, else its first."""
     bank: BankRecipe = field(default_factory=BankRecipe)
 
 
 def detect(options: Options) -> int:
-    """Print a line for clean images and for every sort of attacked ones, model by model."""
-    store = open_store(below(options.store, options.name))
-    detectors = Detectors(store=store, settings=options.bank, fit_on=options.fit_on, rule=options.rule)
-    table = Table(title=f"{options.name}: what detectors stop, in percent with 95 % intervals")
-    for heading in (
-        "model",
-        "images",
-        "fitted on",
-        "count",
-        "AUROC",
-        *(f"at {100 * r:g} %" for r in RATES),
-    ):
-        table.add_column(heading, no_wrap=True)
-    for findings in detectors.run():
-        for row in told(findings):
-            table.add_row(*row)
-    Console(width=160).print(table)
-    return 0
+    """Fit what is missing, judge what was not judged, print what is found."""
+    store, console = open_store(below(options.store, options.name)), Console(width=160)
+    guards = recall_guards(store, options.bank, options.fit_on)
+    failures = guards.run(LocalWorkplace(), open_reporter())
+    found = guards.findings()
+    if found is not None:
+        rates = [f"stopped at {100 * rate:g} %" for rate in RATES]
+        for title, header, lines in (
+            (f"{options.name}: what detectors stop, with 95 % intervals", HEADER, rows(found)),
+            ("Other keys' images that do no harm", ("images", "without", *rates), fleet_rows(found)),
+        ):
+            table = Table(*header, title=title)
+            for line in lines:
+                table.add_row(*line)
+            console.print(table)
+        console.print(*notes(found), sep="\n")
+    return 1 if failures else 0
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from orchestrator.attacks import parse_attack
 from orchestrator.attacks.attack import Attack
 from orchestrator.attacks.source import Precision
 from orchestrator.attacks.threat import Ladder
+from orchestrator.detection.recipe import BankRecipe
 from orchestrator.errors import StudyError
 from orchestrator.models.backbone import Architecture
 from orchestrator.models.ensemble import EnsembleSpec
@@ -59,6 +60,13 @@ class Study:
     """How all weights of a keyed model are tuned (method full)."""
     lora: Recipe = field(default_factory=Recipe)
     """How adapters are tuned (method lora)."""
+    detect: bool = False
+    """Fit a detector to every key's model, and try it on the images of every source: they are kept."""
+    detector: BankRecipe = field(default_factory=BankRecipe)
+    """How detectors are fitted and judge."""
+    fit_on: tuple[str, ...] = ()
+    """Attacks, of --attacks, that detectors are fitted on; the others are unseen. None: targeted-fgsm if it
+    is among them, else the first."""
     train_images: int = 0
     """Training images to use, spread evenly over the split; 0 is all."""
     eval_images: int = 0
@@ -92,6 +100,11 @@ class Study:
         attacks, ladders = self.parsed_attacks(), self.parsed_ladders()
         _check_norms(attacks, ladders)
         self.parsed_ensembles()
+        if unknown := set(self.fitted_on) - set(attacks):
+            raise StudyError(
+                f"Detectors cannot be fitted on {min(unknown)} (--fit-on), which is not attacked with. "
+                f"Give some of {', '.join(attacks)}, or add it to --attacks."
+            )
 
     def _check_numbers(self) -> None:
         for name, least in (("n_keys", 1), ("block_size", 1), ("shard_rows", 1)):
@@ -127,6 +140,15 @@ class Study:
     def parsed_ensembles(self) -> tuple[EnsembleSpec, ...]:
         """Ensembles in the order given, each once."""
         return tuple(dict.fromkeys(EnsembleSpec.parse(text) for text in self.ensembles))
+
+    @property
+    def fitted_on(self) -> tuple[str, ...]:
+        """Canonical names of the attacks that detectors are fitted on."""
+        if self.fit_on:
+            return tuple(parse_attack(text)[0] for text in dict.fromkeys(self.fit_on))
+        names = list(self.parsed_attacks())
+        own = [name for name in names if name.startswith("targeted-fgsm")]
+        return tuple(own or names[:1])
 
     def fixed(self) -> dict[str, Any]:
         """Settings every artifact of a begun study shares; keys, attacks and threats may be added."""

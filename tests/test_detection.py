@@ -20,7 +20,7 @@ from orchestrator.detection.proposals import propose
 from orchestrator.detection.readout import Readout
 from orchestrator.detection.recipe import BankRecipe
 from orchestrator.detection.stored import BANK_FILE, BankRef, load_bank, save_bank
-from orchestrator.errors import DamagedArtifact, DataError, StaleArtifact, StudyError, WeightsError
+from orchestrator.errors import DamagedArtifact, DataError, NotCommitted, StudyError, WeightsError
 from orchestrator.models.ref import ModelRef
 
 
@@ -296,21 +296,35 @@ def test_a_bank_of_another_model_is_refused_with_a_sentence(scene, bank):
         bank.judge(more, images, rate=0.05)
 
 
+def test_a_bank_knows_its_model_from_another_of_the_same_shape(scene, bank, store):
+    kept = ref(scene.fit())
+    save_bank(store, kept, bank, {})
+    images = scene.clean["test"].images[:4]
+    other = watched().model
+    with torch.no_grad():
+        list(other.parameters())[-1].add_(torch.arange(CLASSES))
+    for known in (bank, load_bank(store, kept)):
+        known.judge(scene.model, images, rate=0.05)
+        known.judge(watched().model, images, rate=0.05)  # the same weights in other memory
+        with pytest.raises(WeightsError, match="fitted to another model"):
+            known.judge(other, images, rate=0.05)
+
+
 # What is kept.
 
 
 def ref(fit, **changes):
     model = ModelRef(name="k-a", method="full", slot=0, recipe={"weights": 1})
-    known = {"model": model, "settings": fit.recipe, "layout": fit.layout, "seed": 5}
+    known = {"model": model, "settings": fit.recipe, "seed": 5}
     return BankRef(**{**known, "images": {"shards/eval/00000": "digest"}, **changes})
 
 
 def test_a_stored_bank_says_what_the_fitted_one_says(scene, bank, store):
     kept = ref(scene.fit())
-    assert kept.address == "detectors/k-a.full"
+    assert kept.address == f"detectors/k-a.full/{kept.digest[:8]}"
     assert save_bank(store, kept, bank, {"seconds": 1.0})
     assert not save_bank(store, kept, bank, {"seconds": 2.0})
-    loaded = load_bank(store, kept, scene.model)
+    loaded = load_bank(store, kept)
     assert all(map(torch.equal, tensors_of(loaded), tensors_of(bank)))
     assert loaded.notes == bank.notes
     verdicts = [each.judge(scene.model, scene.attacked["test"].images, seed=1) for each in (loaded, bank)]
@@ -319,24 +333,24 @@ def test_a_stored_bank_says_what_the_fitted_one_says(scene, bank, store):
 
 
 @pytest.mark.parametrize("changes", [{"images": {}}, {"seed": 6}, {"settings": BankRecipe()}])
-def test_a_bank_made_otherwise_is_stale(scene, bank, store, changes):
+def test_a_bank_made_otherwise_is_another_one(scene, bank, store, changes):
     kept = ref(scene.fit())
     save_bank(store, kept, bank, {})
-    with pytest.raises(StaleArtifact, match=r"detectors/k-a\.full"):
-        load_bank(store, replace(kept, **changes), scene.model)
+    with pytest.raises(NotCommitted, match=r"detectors/k-a\.full"):
+        load_bank(store, replace(kept, **changes))
 
 
 def test_a_file_that_is_no_bank_is_damaged(scene, bank, store):
     broken = replace(bank, fingerprints=replace(bank.fingerprints, members=bank.fingerprints.members + 999))
     save_bank(store, ref(scene.fit()), broken, {})
-    with pytest.raises(DamagedArtifact, match=r"detectors/k-a\.full is not a detector bank"):
-        load_bank(store, ref(scene.fit()), scene.model)
+    with pytest.raises(DamagedArtifact, match=r"detectors/k-a\.full/\w+ is not a detector bank"):
+        load_bank(store, ref(scene.fit()))
 
 
 def test_bytes_of_a_class_are_as_foretold_and_a_thousand_classes_fit_a_laptop(scene, bank, store):
     save_bank(store, ref(scene.fit()), bank, {})
     rows, overhead = len(bank.kept), 16_384  # thresholds and the file's own header
-    size = len(store.read("detectors/k-a.full", BANK_FILE))
+    size = len(store.read(ref(scene.fit()).address, BANK_FILE))
     assert rows * RECIPE.state_bytes() < size < rows * RECIPE.state_bytes() + overhead
     large = BankRecipe(neurons=50, kept=300)
     assert 1001 * large.state_bytes() < 800e6

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from orchestrator.detection.calibration import Calibration
 from orchestrator.detection.draws import draw, draw_seeds
+from orchestrator.detection.probe import Probe
 from orchestrator.detection.readout import Fingerprints, Readout
 from orchestrator.detection.scores import SCORES, Drawn, Gaussians, Rule
 from orchestrator.detection.verdict import Verdict
@@ -47,7 +48,7 @@ class Side:
 class DetectorBank:
     """A bank fitted to one model; as secret as the model's weights.
 
-    ``calibration`` is None only while the bank is being made.
+    ``calibration`` and ``probe`` are None only while the bank is being made.
     """
 
     fingerprints: Fingerprints
@@ -60,6 +61,8 @@ class DetectorBank:
     batch: int
     """Images of a pass through the model."""
     calibration: Calibration | None = None
+    probe: Probe | None = None
+    """By which the bank knows its model."""
     notes: Mapping[str, str] = field(default_factory=dict)
     """Why a class, or the pool, has no fingerprints of its own."""
 
@@ -89,6 +92,8 @@ class DetectorBank:
         """
         numbers = range(len(images)) if numbers is None else numbers
         readout = self.read(model, images)
+        if self.probe is not None:
+            self.probe.check(model, images.device)
         return self.verdict(readout, draw_seeds(numbers, seed), rate=rate, rule=rule)
 
     def read(self, model: nn.Module, images: Float[Tensor, "images 3 height width"]) -> Readout:

@@ -23,11 +23,14 @@ class Examples:
     """What they show, whatever they are read as."""
     originals: Float[Tensor, "images 3 height width"] | None = None
     """Of attacked images, what they were made from: those that were not moved are left out."""
+    names: tuple[str, ...] = ()
+    """Of the photographs, where they are known."""
 
     def part(self, rows: Tensor) -> "Examples":
         """Some of them."""
         originals = None if self.originals is None else self.originals[rows]
-        return Examples(self.images[rows], self.labels[rows], originals)
+        names = tuple(self.names[row] for row in rows.tolist()) if self.names else ()
+        return Examples(self.images[rows], self.labels[rows], originals, names)
 
 
 def part_of(name: str, seed: int) -> Part:

@@ -1,7 +1,7 @@
 """Fitting a bank: propose, measure on clean and attacked images part by part, choose, and calibrate."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -12,6 +12,7 @@ from orchestrator.detection.bank import DetectorBank, Side
 from orchestrator.detection.examples import Examples
 from orchestrator.detection.moments import Moments, merge
 from orchestrator.detection.neurons import NeuronLayout
+from orchestrator.detection.probe import Probe
 from orchestrator.detection.proposals import propose
 from orchestrator.detection.readout import Fingerprints, Readout
 from orchestrator.detection.recipe import BankRecipe
@@ -140,12 +141,16 @@ class Fit:
     def calibrated(
         self, model: nn.Module, bank: DetectorBank, held_out: Iterable[Examples]
     ) -> DetectorBank:
-        """The bank with thresholds from held-out clean images."""
-        parts = [bank.read(model, examples.images) for examples in held_out]
+        """The bank with thresholds from held-out clean images, and what it knows its model by."""
+        parts, probe = [], None
+        for examples in held_out:
+            parts.append(bank.read(model, examples.images))
+            probe = probe or Probe.of(model, examples.images.shape[-1], examples.images.device)
         if not parts:
             raise DataError("There are no held-out clean images to set thresholds by. Give some.")
         seed = derive_seed(self.seed, "held-out", self.model_digest)
-        return bank.calibrated(Readout.joined(parts), self.recipe.least_held_out, seed).to("cpu")
+        whole = bank.calibrated(Readout.joined(parts), self.recipe.least_held_out, seed).to("cpu")
+        return replace(whole, probe=probe)
 
 
 def fit_bank(model: nn.Module, fit: Fit, feed: Feed) -> DetectorBank:

@@ -57,6 +57,16 @@ def kept_attacks(store: ArtifactStore) -> list[KeptAttack]:
     return [_kept(address, record) for address, record in read_records(store, _PREFIX).items()]
 
 
+def kept_attack(store: ArtifactStore, address: str) -> KeptAttack:
+    """One attack whose images were kept.
+
+    Raises:
+        NotCommitted: they were not.
+        DamagedArtifact: the record is not of kept images.
+    """
+    return _kept(address, store.record(address))
+
+
 @dataclass(frozen=True)
 class CleanImages:
     """Some shards' images of one part, one shard after another, as often as asked."""
@@ -72,7 +82,8 @@ class CleanImages:
             batch = read_pixels(self.store, address)
             rows = rows_of(batch.names, self.part, self.seed)
             images = (batch.pixels[rows].float() / 255).to(self.device)
-            yield Examples(images, batch.labels[rows].to(self.device))
+            names = tuple(batch.names[row] for row in rows)
+            yield Examples(images, batch.labels[rows].to(self.device), names=names)
 
 
 @dataclass(frozen=True)
@@ -94,10 +105,12 @@ class AttackedImages:
             batch = read_pixels(self.store, kept.shard)
             rows = rows_of(batch.names, self.part, self.seed)
             clean, labels = batch.pixels.float() / 255, batch.labels[rows].to(self.device)
+            names = tuple(batch.names[row] for row in rows)
             for epsilon, moved in zip(kept.epsilons, self._moved(kept, clean), strict=True):
                 if self.epsilon not in (None, epsilon):
                     continue
-                yield Examples(moved[rows].to(self.device), labels, clean[rows].to(self.device))
+                images, originals = moved[rows].to(self.device), clean[rows].to(self.device)
+                yield Examples(images, labels, originals, names)
 
     def _moved(
         self, kept: KeptAttack, clean: Float[Tensor, "images 3 size size"]

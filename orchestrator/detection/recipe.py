@@ -1,8 +1,9 @@
-"""BankRecipe: how a detector bank is fitted; frozen, checked, and part of the bank's identity."""
+"""BankRecipe: how a detector bank is fitted and judges; frozen, checked, part of the bank's identity."""
 
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+from orchestrator.detection.scores import Rule
 from orchestrator.errors import StudyError
 
 Keep = Literal["top", "random"]
@@ -36,6 +37,8 @@ class BankRecipe:
     """Held-out clean images that a class needs to have a threshold of its own; else it is pooled."""
     draw: int = 20
     """Fingerprints drawn for each image that is judged."""
+    rule: Rule = "ratio"
+    """What their score is, in a study: ratio, vote, anomaly, or shrunk-ratio, which needs covariance."""
     covariance: bool = True
     """Keep correlations too, for the rule ``shrunk-ratio``: twice kept² numbers more for each class."""
     batch: int = 64
@@ -48,6 +51,8 @@ class BankRecipe:
                 raise StudyError(
                     f"Setting {name} of a detector is {getattr(self, name)}. Give at least {low}."
                 )
+        if self.rule == "shrunk-ratio" and not self.covariance:
+            raise StudyError("Rule shrunk-ratio needs correlations. Fit the detector with covariance.")
         if not 0 < self.false_discoveries <= 1 or not self.effect >= 0:
             raise StudyError(
                 f"A detector cannot have false discoveries of {self.false_discoveries:g} and effects of "

@@ -6,11 +6,12 @@ from typing import Any
 
 import safetensors.torch
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from orchestrator.detection.bank import DetectorBank, Side
 from orchestrator.detection.calibration import Calibration
-from orchestrator.detection.neurons import NeuronLayout, layers_of
+from orchestrator.detection.neurons import NeuronLayout
+from orchestrator.detection.probe import Probe
 from orchestrator.detection.readout import Fingerprints
 from orchestrator.detection.recipe import BankRecipe
 from orchestrator.detection.scores import SCORES
@@ -18,7 +19,8 @@ from orchestrator.errors import DamagedArtifact
 from orchestrator.models.backbone import parse_weights
 from orchestrator.models.ref import ModelRef
 from orchestrator.store.artifacts import ArtifactStore
-from orchestrator.store.record import ArtifactRecord, FileEntry, library_versions
+from orchestrator.store.parquet import told_as
+from orchestrator.store.record import ArtifactRecord, FileEntry, library_versions, recipe_digest
 
 BANK_FILE = "bank.safetensors"
 
@@ -29,22 +31,25 @@ class BankRef:
 
     model: ModelRef
     settings: BankRecipe
-    layout: NeuronLayout
     seed: int
     images: Mapping[str, str]
     """Addresses of the images it is made of, clean and attacked, each with its recipe's digest."""
 
     @property
     def address(self) -> str:
-        """Where the bank is, relative to the study."""
-        return f"detectors/{self.model.label}"
+        """Where the bank is, relative to the study; the last part is of all that decides it."""
+        return f"detectors/{self.model.label}/{self.digest[:8]}"
+
+    @property
+    def digest(self) -> str:
+        """The recipe's digest."""
+        return recipe_digest(self.recipe)
 
     @property
     def recipe(self) -> dict[str, Any]:
         """Everything that decides the bank."""
         return {
             "settings": self.settings.recipe,
-            "layout": self.layout.recipe,
             "seed": self.seed,
             "model": self.model.digest,
             "images": dict(self.images),
@@ -61,28 +66,31 @@ def save_bank(
         recipe=ref.recipe,
         files={BANK_FILE: FileEntry.of(content)},
         parents={ref.model.address: ref.model.digest},
-        provenance={**provenance, "notes": dict(bank.notes), "versions": library_versions()},
+        provenance={
+            **provenance,
+            "layout": bank.fingerprints.layout.recipe,
+            "side": bank.probe.side if bank.probe else 0,
+            "notes": dict(bank.notes),
+            "versions": library_versions(),
+        },
     )
     return store.commit(ref.address, record, {BANK_FILE: content})
 
 
-def load_bank(store: ArtifactStore, ref: BankRef, model: nn.Module) -> DetectorBank:
+def load_bank(store: ArtifactStore, ref: BankRef) -> DetectorBank:
     """The bank of a model, on the CPU.
 
     Raises:
-        NotCommitted: it has not been fitted yet.
-        StaleArtifact: it was fitted to another model, on other images or by other settings.
+        NotCommitted: none was fitted to this model, on these images, by these settings.
         DamagedArtifact: the stored bytes changed, or are no bank.
-        WeightsError: the model has not the layers that the bank reads.
     """
     record = store.record(ref.address, ref.recipe)
-    layers_of(model, ref.layout)
     tensors = parse_weights(store.read(ref.address, BANK_FILE, record), ref.address)
-    try:
-        bank = _bank(tensors, ref)
-    except (KeyError, ValueError, IndexError):
-        raise DamagedArtifact(f"{ref.address} is not a detector bank. Delete it and rerun.") from None
-    return replace(bank, notes=record.told("notes", dict, ref.address))
+    with told_as(DamagedArtifact, f"{ref.address} is not a detector bank", "Delete it and rerun."):
+        layout = NeuronLayout.from_recipe(record.told("layout", dict, ref.address))
+        bank = _bank(tensors, ref, layout)
+    probe = Probe(tensors["probe"], record.told("side", int, ref.address))
+    return replace(bank, probe=probe, notes=record.told("notes", dict, ref.address))
 
 
 def _tensors(bank: DetectorBank) -> dict[str, Tensor]:
@@ -91,6 +99,8 @@ def _tensors(bank: DetectorBank) -> dict[str, Tensor]:
         "row_of": bank.fingerprints.row_of,
         "kept": bank.kept,
     }
+    if bank.probe is not None:
+        tensors["probe"] = bank.probe.logits
     for name, side in (("clean", bank.clean), ("attacked", bank.attacked)):
         tensors |= {f"{name}.mean": side.mean, f"{name}.std": side.std}
         if side.correlation is not None:
@@ -101,14 +111,16 @@ def _tensors(bank: DetectorBank) -> dict[str, Tensor]:
     return tensors
 
 
-def _bank(tensors: Mapping[str, Tensor], ref: BankRef) -> DetectorBank:
+def _bank(tensors: Mapping[str, Tensor], ref: BankRef, layout: NeuronLayout) -> DetectorBank:
     members, kept = tensors["members"], tensors["kept"]
     sides = [
         Side(tensors[f"{name}.mean"], tensors[f"{name}.std"], tensors.get(f"{name}.correlation"))
         for name in ("clean", "attacked")
     ]
     shape = members.shape[:2]
-    if members.dtype != torch.int32 or not 0 <= int(members.min()) <= int(members.max()) < ref.layout.total:
+    if "probe" not in tensors:
+        raise ValueError("it does not say which model it is of")
+    if members.dtype != torch.int32 or not 0 <= int(members.min()) <= int(members.max()) < layout.total:
         raise ValueError("neurons that are not there")
     if (
         any(part.shape != shape for side in sides for part in (side.mean, side.std))
@@ -119,7 +131,7 @@ def _bank(tensors: Mapping[str, Tensor], ref: BankRef) -> DetectorBank:
         rule: tensors[f"held_out.{rule}"] for rule in SCORES if f"held_out.{rule}" in tensors
     }
     return DetectorBank(
-        fingerprints=Fingerprints(ref.layout, members, tensors["row_of"]),
+        fingerprints=Fingerprints(layout, members, tensors["row_of"]),
         kept=kept,
         clean=sides[0],
         attacked=sides[1],

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, fields
 from typing import Any
 
+from orchestrator.detection.recipe import BankRecipe
 from orchestrator.errors import DamagedArtifact, NotCommitted, StudyError, VaultError
 from orchestrator.keys.secret import SecretKey
 from orchestrator.models.backbone import Architecture
@@ -22,6 +23,7 @@ from orchestrator.training.recipe import Recipe
 ASKED = "asked"
 _PARTS: Mapping[str, type[Any]] = {
     "architecture": Architecture,
+    "detector": BankRecipe,
     "base": Recipe,
     "recipe": Recipe,
     "lora": Recipe,
@@ -124,5 +126,5 @@ def _plain(value: Any) -> Any:
 
 def _typed(name: str, value: Any) -> Any:
     if name in _PARTS:
-        return _PARTS[name](**value)
+        return _PARTS[name](**{part: _typed("", each) for part, each in dict(value).items()})
     return tuple(value) if isinstance(value, list) else value

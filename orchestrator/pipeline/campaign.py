@@ -25,7 +25,7 @@ from orchestrator.store.artifacts import ArtifactStore
 from orchestrator.training.checkpoint import drop_checkpoints
 from orchestrator.training.finetune import EpochLine, TrainingUnit
 from orchestrator.transfer.moved import kept_moved
-from orchestrator.transfer.work import AttackUnit, Scored, WorkUnit, plan_units
+from orchestrator.transfer.work import AttackUnit, Scored, UnitPlan, WorkUnit, plan_units
 from orchestrator.transfer.worker import TransferWorker
 
 
@@ -68,12 +68,14 @@ class Campaign:
     def _attack(self, training: Sequence[TrainingUnit], rekeyings: Sequence[Rekeying]) -> Sequence[Scored]:
         """One round: the units that are wanted by now, beside what is still to be trained for them."""
         units = plan_units(self.rounds.wanted(self.plan.units), self.store)
-        if training or units.pending:  # a finished study is only looked at
+        unkept = self._unkept(units)
+        pending = [*units.pending, *unkept]
+        if training or pending:  # a finished study is only looked at
             self.store.sweep()
         awaited = [*(unit.model for unit in training), *(each.model for each in rekeyings)]
-        agenda = Agenda(units.pending, awaited, kept_moved(self.store, units.pending))
+        agenda = Agenda(pending, awaited, kept_moved(self.store, pending))
         every = len(self.plan.keyed) + len(self.plan.rekeyed)
-        total = len(units.scored) + len(units.pending)
+        total = len(units.scored) + len(pending)
         with (
             self.reporter.stage("keyed models", every, every - len(awaited)) as models,
             self.reporter.stage("attacks", total, len(units.scored)) as attacks,
@@ -85,7 +87,7 @@ class Campaign:
             attacked: Iterator[AttackAccount] = iter(())
             if training:
                 trained = self.workplace.train(training, teller(models))
-            if units.pending:
+            if pending:
                 attacked = self.workplace.work(self._attacker(), agenda)
             for account in self.workplace.together(trained, attacked):
                 if _is_training(account):
@@ -95,10 +97,18 @@ class Campaign:
                 else:
                     agenda.settle(account)
                     self._attacked(account, attacks)
-        if units.pending:
+        if pending:
             there = self.plan.restricted(self.there())
             units = plan_units(self.rounds.wanted(there), self.store)
         return units.scored
+
+    def _unkept(self, units: UnitPlan) -> list[WorkUnit]:
+        """Units that were scored before anyone wanted their images, as detectors do: attacked once more."""
+        if not self.plan.study.detect:
+            return []
+        kept, left = self.store.stamps("adversarial"), {unit.prefix for unit in units.pending}
+        wanted = self.rounds.wanted(self.plan.restricted(self.there()))
+        return [u for u in wanted if u.attack_unit.for_good not in kept and u.prefix not in left]
 
     def there(self) -> list[ModelRef]:
         """The models that have been made."""
@@ -133,9 +143,8 @@ class Campaign:
         architecture, keys = self.plan.study.architecture, self.plan.plain.keys
         load = functools.partial(load_model, architecture=architecture, keys=keys)
         together = functools.partial(load_lora_batch, architecture=architecture)
-        return functools.partial(
-            TransferWorker, self.store.uri, load, load_together=together, **self.attacking
-        )
+        options = {**self.attacking, **({"keep_images": True} if self.plan.study.detect else {})}
+        return functools.partial(TransferWorker, self.store.uri, load, load_together=together, **options)
 
     def _tidy(self, training: Sequence[TrainingUnit]) -> None:
         """Drop checkpoints of finished models; their driver may have been killed before it did."""

@@ -2,6 +2,7 @@
 
 from orchestrator.errors import StudyError
 from orchestrator.pipeline.asked import recall_plan
+from orchestrator.pipeline.guards import Guards
 from orchestrator.pipeline.rounds import Rounds
 from orchestrator.pipeline.tally import tally
 from orchestrator.pipeline.write_up import Findings, write_up
@@ -35,4 +36,13 @@ def find(store: ArtifactStore) -> Findings:
     if left := plan_units(wanted, store).pending:
         notes.append(f"Not all is done: {len(left)} of {len(wanted)} attack units have no outcomes yet.")
     matrix = tally(store, units.scored)
-    return Findings(plan=plan, store=store, models=there, scored=units.scored, matrix=matrix, notes=notes)
+    guards = Guards(plan, store, rounds.wanted(plan.units)) if plan.study.detect else None
+    return Findings(
+        plan=plan,
+        store=store,
+        models=there,
+        scored=units.scored,
+        matrix=matrix,
+        notes=notes,
+        guards=guards,
+    )

@@ -10,6 +10,7 @@ from orchestrator.cluster.workplace import Workplace
 from orchestrator.errors import StudyError
 from orchestrator.pipeline.asked import note_asked
 from orchestrator.pipeline.campaign import Campaign, teller
+from orchestrator.pipeline.guards import Guards
 from orchestrator.pipeline.missing import missing
 from orchestrator.pipeline.plain import import_plain
 from orchestrator.pipeline.plan import Images, make_plan, plan_images
@@ -50,7 +51,7 @@ class StudyRun:
     ending: Ending = field(default_factory=Ending)
 
     def run(self) -> Ending:
-        """Keys, shards, plain model, keyed models, outcomes, matrix, report."""
+        """Keys, shards, plain model, keyed models, outcomes, detectors, matrix, report."""
         self.study.architecture.build()  # refuses here what every later stage would stumble over
         check_apart(self.store.uri, self.vault_uri)
         images = plan_images(self.study)
@@ -66,6 +67,9 @@ class StudyRun:
             if not self._make_plain(campaign):
                 return self.ending
             scored = campaign.run()
+            guards = Guards(plan, self.store, campaign.rounds.wanted(plan.units))
+            if self.study.detect:
+                self.ending.failures += guards.run(self.workplace, self.reporter)
         matrix = tally(self.store, scored)
         if matrix.table.num_rows:
             self.ending.report = write_up(
@@ -76,6 +80,7 @@ class StudyRun:
                     scored=scored,
                     matrix=matrix,
                     notes=campaign.notes,
+                    guards=guards if self.study.detect else None,
                 )
             )
         return self.ending

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from orchestrator.models.ref import Method, ModelRef
+from orchestrator.pipeline.guards import Guards
 from orchestrator.pipeline.pictures import examples_digests, gather_album
 from orchestrator.pipeline.plan import Plan
 from orchestrator.pipeline.tally import MATRIX, is_committed, replace_artifact
@@ -32,6 +33,8 @@ class Findings:
     """What ``scored`` comes to."""
     notes: Sequence[str]
     """What a reader must know of how it was made: what could not be done, how many images it took."""
+    guards: Guards | None = None
+    """The study's detectors, where it asks for some."""
 
 
 def write_up(found: Findings, against: Findings | None = None) -> str:
@@ -52,8 +55,13 @@ def write_up(found: Findings, against: Findings | None = None) -> str:
     if against and summary.against:
         beside = against.store.record(MATRIX).digest
         recipe["against"] = {"matrix": beside, "settings": dict(summary.against.settings)}
+    if found.guards:
+        recipe["detectors"] = found.guards.digest
     if not is_committed(store, REPORT, recipe):
-        whole = replace(summary, album=gather_album(store, found.scored))
+        detection = found.guards.findings() if found.guards else None
+        if found.guards and detection:
+            found.guards.record(detection)
+        whole = replace(summary, album=gather_album(store, found.scored), detection=detection)
         replace_artifact(store, REPORT, recipe, dict(write_report(whole)), {})
     return store.locate(REPORT, "index.html")
 
@@ -77,6 +85,8 @@ def summarise(found: Findings) -> StudySummary:
             seconds=attacked.told("attack_seconds", float, MATRIX),
         ),
     ]
+    if found.guards:
+        stages.append(found.guards.line)
     left_out = [str(name) for address, record in shards for name in record.told("left_out", list, address)]
     warnings = warn(found.scored, found.matrix, plan.study.parsed_attacks())
     return StudySummary(
@@ -112,6 +122,7 @@ def printable_settings(plan: Plan) -> dict[str, str]:
         "attacks": " ".join(study.attacks),
         **({"ensembles": " ".join(study.ensembles)} if study.ensembles else {}),
         "threats": " ".join(map(str, study.parsed_ladders())),
+        **({"detectors fitted on": " ".join(study.fitted_on)} if study.detect else {}),
         "seed": str(study.seed),
         **{f"epochs ({method})": str(study.recipe_of(method).epochs) for method in study.methods},
     }

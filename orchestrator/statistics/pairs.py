@@ -67,8 +67,7 @@ def mean_rate(pairs: Pairs, cluster: Mapping[str, str]) -> Estimate:
     sums, counts = filled.sum(axis=0), there.sum(axis=0)
     with np.errstate(invalid="ignore"):
         values = sums / np.where(counts > 0, counts, np.nan)
-    groups = {name: number for number, name in enumerate(sorted(set(cluster.values())))}
-    number = np.array([groups[cluster[n]] if n in cluster else len(groups) for n in pairs.names], dtype=int)
+    groups, number = _grouped(pairs.names, cluster)
     kept = there[:, 0] if len(pairs) else np.zeros(0, dtype=bool)
     source, target, first = number[pairs.source][kept], number[pairs.target][kept], filled[:, 0][kept]
     touched = _touching(source, target, np.ones_like(first), len(groups))
@@ -83,6 +82,44 @@ def mean_rate(pairs: Pairs, cluster: Mapping[str, str]) -> Estimate:
         models=_fewest(source, target, len(groups)),
         trials=int(pairs.trials[:, 0].max(initial=0)),
     )
+
+
+def pooled_rate(pairs: Pairs, cluster: Mapping[str, str]) -> Estimate:
+    """All hits by all trials, every trial alike: for pairs of which many have few or none.
+
+    Args:
+        pairs: all that are to be in it.
+        cluster: as of ``mean_rate``.
+    """
+    hits, trials = pairs.hits.sum(axis=0), pairs.trials.sum(axis=0)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        values = hits / np.where(trials > 0, trials, np.nan)
+    groups, number = _grouped(pairs.names, cluster)
+    kept = pairs.trials[:, 0] > 0 if len(pairs) else np.zeros(0, dtype=bool)
+    source, target = number[pairs.source][kept], number[pairs.target][kept]
+    lost = [
+        _touching(source, target, counts[:, 0][kept].astype(float), len(groups))
+        for counts in (pairs.hits, pairs.trials)
+    ]
+    left = trials[:1] - lost[1]
+    with np.errstate(invalid="ignore", divide="ignore"):
+        without = (hits[:1] - lost[0]) / np.where(left > 0, left, np.nan)
+    return Estimate(
+        value=float(values[0]),
+        replicates=values[1:],
+        without={name: float(without[place]) for name, place in groups.items() if lost[1][place]},
+        models=_fewest(source, target, len(groups)),
+        trials=int(trials[0]),
+    )
+
+
+def _grouped(
+    models: Sequence[str], cluster: Mapping[str, str]
+) -> tuple[dict[str, int], Int[np.ndarray, " models"]]:
+    """Clusters by number, and the cluster of every model; one past the last for those in none."""
+    groups = {name: number for number, name in enumerate(sorted(set(cluster.values())))}
+    numbers = [groups[cluster[name]] if name in cluster else len(groups) for name in models]
+    return groups, np.array(numbers, dtype=int)
 
 
 def _touching(

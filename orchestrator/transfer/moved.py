@@ -46,7 +46,7 @@ def read_moved(
         StaleArtifact: another attack, source or shard made them.
         DamagedArtifact: they are not images of this shard.
     """
-    places = [_place(unit, rows), *([] if rows else [_for_good(unit)])]
+    places = [_place(unit, rows), *([] if rows else [unit.for_good])]
     address = next((place for place in places if store.has(place)), None)
     if address is None:
         return None
@@ -93,7 +93,7 @@ def kept_moved(store: ArtifactStore, pending: Iterable[WorkUnit]) -> set[str]:
         if address.rpartition("/")[0] not in partial:
             store.delete(address)
     for_good = store.stamps(_FOR_GOOD)
-    return (kept & wanted) | {unit.address for unit in units if _for_good(unit) in for_good}
+    return (kept & wanted) | {unit.address for unit in units if unit.for_good in for_good}
 
 
 def keep_for_good(
@@ -113,11 +113,7 @@ def keep_for_good(
     work = unit.unit
     epsilons = [threat.epsilon for threat in work.ladder.threats]
     what = {"source": work.source.name, "shard": work.shard, "norm": work.ladder.norm, "epsilons": epsilons}
-    _save(store, _for_good(unit), unit.recipe, _tensors(moved) | masks, {**told, **what})
-
-
-def _for_good(unit: AttackUnit) -> str:
-    return f"{_FOR_GOOD}/{unit.unit.prefix.removeprefix('outcomes/')}"
+    _save(store, unit.for_good, unit.recipe, _tensors(moved) | masks, {**told, **what})
 
 
 def _place(unit: AttackUnit, rows: str) -> str:

@@ -125,6 +125,11 @@ class AttackUnit:
         return f"partial/{self.unit.prefix.removeprefix('outcomes/')}"
 
     @property
+    def for_good(self) -> str:
+        """Where the moved images stay, where they are kept for good."""
+        return f"adversarial/{self.unit.prefix.removeprefix('outcomes/')}"
+
+    @property
     def id(self) -> str:
         """The unit's name in ledgers and logs."""
         return self.address

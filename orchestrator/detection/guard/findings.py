@@ -31,7 +31,7 @@ class SortLine:
 
 @dataclass(frozen=True, kw_only=True)
 class ClassLine:
-    """Images of one attack under a threat that fool a model into one class, over all sources and targets."""
+    """Images of one attack under a threat that fool models into one class, whoever they are made on."""
 
     panel: Panel
     read_as: int
@@ -41,7 +41,7 @@ class ClassLine:
 
 @dataclass(frozen=True, kw_only=True)
 class HarmlessLine:
-    """Images that no attack moved, and how many of them detectors stop: false alarms, but of misread ones."""
+    """Images that no attack moved, and how many of them detectors stop."""
 
     method: str
     kind: str

@@ -43,9 +43,7 @@ class GuardMatrix:
         return table
 
 
-def build_guard_matrix(
-    judged: Iterable[pa.Table], rates: Sequence[float], draws: int = 0
-) -> GuardMatrix:
+def build_guard_matrix(judged: Iterable[pa.Table], rates: Sequence[float], draws: int = 0) -> GuardMatrix:
     """Counts of every cell from judged rows in any order; clean images and noise must not be among them.
 
     Args:
