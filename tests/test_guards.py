@@ -1,4 +1,4 @@
-"""Detectors in a study: fitted after the attacks, tried on every source, counted into the detection matrix."""
+"""Detectors in a study: fitted after the attacks, tried on every source, counted into a matrix."""
 
 import subprocess
 import sys
