@@ -10,8 +10,8 @@ from torch import Tensor
 from orchestrator.seeds import derive_seed
 
 Part = Literal["fit", "held-out", "test"]
-# Of ten images, how many go where.
-_SHARES: dict[Part, int] = {"fit": 5, "held-out": 3, "test": 2}
+SHARES: dict[Part, int] = {"fit": 5, "held-out": 3, "test": 2}
+"""Of ten images, how many go where."""
 
 
 @dataclass(frozen=True)
@@ -38,11 +38,11 @@ def part_of(name: str, seed: int) -> Part:
 
     Half is for fitting, three tenths for thresholds, two tenths for tests.
     """
-    place = derive_seed(seed, "detection", "part", name) % sum(_SHARES.values())
+    place = derive_seed(seed, "detection", "part", name) % sum(SHARES.values())
     for part in get_args(Part):
-        if place < _SHARES[part]:
+        if place < SHARES[part]:
             break
-        place -= _SHARES[part]
+        place -= SHARES[part]
     return part  # type: ignore[no-any-return]  # get_args is untyped
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from orchestrator.errors import DamagedArtifact, NotCommitted, OrchestratorError, StaleArtifact, StudyError
 from orchestrator.models.ref import ModelRef
 from orchestrator.pipeline.asked import asked_study, recall_plan
+from orchestrator.pipeline.guards import Guards
 from orchestrator.pipeline.plan import Plan
 from orchestrator.pipeline.rounds import Rounds
 from orchestrator.pipeline.so_far import PanelSoFar
@@ -21,7 +22,7 @@ from orchestrator.store.uri import below
 from orchestrator.study import Study
 from orchestrator.transfer.work import UnitPlan, WorkUnit
 
-_STAGES = ("keys", "shards", "models", "outcomes")
+_STAGES = ("keys", "shards", "models", "outcomes", "detectors", "guarded")
 _STUDY = re.compile(r"([^/]+)/study")
 
 
@@ -64,6 +65,8 @@ class Watch:
             return self._in_part(shelf, error)
         stages = [*_begun(plan.study, shelf, len(plan.shards)), *_models(plan, shelf)]
         stages += _attacks(rounds.wanted(plan.units), units, shelf)
+        if plan.study.detect:
+            stages += _detectors(Guards(plan, self.store, rounds.wanted(plan.units)), shelf)
         panels, counted = self._counted(plan, units) if matrix else ([], "")
         return StudyState(
             name=self.name,
@@ -148,6 +151,14 @@ def _attacks(asked: Sequence[WorkUnit], units: UnitPlan, shelf: Shelf) -> Iterab
         scored.setdefault(each.record.recipe["attack"], {})[each.address] = None
     for attack, total in wanted.items():
         yield shelf.stage(attack, "attack", scored.get(attack, ()), total, total - pending[attack])
+
+
+def _detectors(guards: Guards, shelf: Shelf) -> Iterable[StageState]:
+    """Detectors, and what they were shown; before any image is kept it is not known how much that is."""
+    keyed = [unit for unit in guards.plan.keyed if not unit.model.control]
+    yield shelf.stage("detectors", "attack", [unit.bank.address for unit in guards.units], len(keyed))
+    held = [unit.address(sitting) for unit in guards.units for sitting in unit.sittings]
+    yield shelf.stage("images shown to detectors", "attack", held, len(held) if held else None)
 
 
 def _in_training(plan: Plan, shelf: Shelf) -> Iterable[str]:

@@ -23,13 +23,13 @@ def mean_area(clean: pa.Table, attacked: pa.Table, draws: int) -> Estimate:
     sides = [[_side(rows, model, draws) for rows in (clean, attacked)] for model in models]
     areas = np.array([area(*of_clean, *of_attacked) for of_clean, of_attacked in sides])
     areas = areas.reshape(len(models), 1 + draws)
-    with np.errstate(invalid="ignore"):
-        means = np.nanmean(areas, axis=0) if len(models) else np.full(1 + draws, np.nan)
-        without = (
-            {model: float(np.delete(areas[:, 0], place).mean()) for place, model in enumerate(models)}
-            if len(models) > 1
-            else {}
-        )
+    there = np.isfinite(areas)
+    sums, counts = np.where(there, areas, 0.0).sum(axis=0), there.sum(axis=0)
+    means = sums / np.where(counts > 0, counts, np.nan)
+    left = len(models) - 1
+    without = {
+        name: float((sums[0] - own) / left) for name, own in zip(models, areas[:, 0], strict=True) if left
+    }
     return Estimate(
         value=float(means[0]),
         replicates=means[1:],
