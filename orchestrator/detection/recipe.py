@@ -30,11 +30,13 @@ class BankRecipe:
     """Share of kept fingerprints that may differ by chance alone (Benjamini & Hochberg 1995)."""
     effect: float = 0.5
     """Least absolute difference of means, in pooled standard deviations (Cohen's d)."""
-    least_images: int = 20
+    training_images: int = 200
+    """Training images of each class, about, that are fitted on as clean beside those set apart."""
+    least_images: int = 10
     """Clean and attacked images that a class needs to have fingerprints of its own; else it is pooled."""
     least_held_out: int = 100
     """Held-out clean images that a class needs to have a threshold of its own; else it is pooled."""
-    draw: int = 20
+    draw: int = 50
     """Fingerprints drawn for each image that is judged."""
     covariance: bool = True
     """Keep correlations too, for the rule ``shrunk-ratio``: twice kept² numbers more for each class."""
@@ -43,7 +45,7 @@ class BankRecipe:
 
     def __post_init__(self) -> None:
         least = {"neurons": 1, "proposals": 1, "kept": 1, "least_images": 3, "least_held_out": 1}
-        for name, low in (least | {"draw": 1, "batch": 1}).items():
+        for name, low in (least | {"draw": 1, "batch": 1, "training_images": 0}).items():
             if getattr(self, name) < low:
                 raise StudyError(
                     f"Setting {name} of a detector is {getattr(self, name)}. Give at least {low}."
@@ -58,6 +60,10 @@ class BankRecipe:
     def recipe(self) -> dict[str, Any]:
         """The settings as plain values."""
         return {**asdict(self), "layers": list(self.layers)}
+
+    def training_share(self, images: int, classes: int) -> float:
+        """The share of a study's training images that are shown as clean ones, for so many classes."""
+        return min(1.0, self.training_images * classes / max(images, 1))
 
     def state_bytes(self) -> int:
         """Bytes one class takes in a bank, in a file as in memory: neurons, statistics, correlations."""
