@@ -7,7 +7,14 @@ import pytest
 import torch
 
 from conftest import run_locally, small_study
-from orchestrator.detection.kept import AttackedImages, CleanImages, KeptAttack, kept_attacks
+from orchestrator.detection.kept import (
+    AttackedImages,
+    CleanImages,
+    KeptAttack,
+    Together,
+    TrainingImages,
+    kept_attacks,
+)
 from orchestrator.errors import DamagedArtifact
 from orchestrator.shards.shard import read_pixels
 from orchestrator.store.local import LocalStore
@@ -77,6 +84,28 @@ def test_clean_images_are_those_of_the_shards(site):
     assert sum(part.images.sum() for part in parts) == pytest.approx(
         float((whole.pixels / 255).sum()), rel=1e-4
     )
+
+
+def test_training_images_are_a_sample_that_depends_on_their_names_alone(site):
+    shards = [f"shards/train/{number:05d}" for number in range(6)]
+    whole = list(TrainingImages(site, shards, 1.0, 7))
+    assert sum(len(each.labels) for each in whole) == 6 * 20
+    some = list(TrainingImages(site, shards, 0.5, 7))
+    assert 30 < sum(len(each.labels) for each in some) < 90
+    backwards = list(TrainingImages(site, shards[::-1], 0.5, 7))[::-1]
+    assert all(torch.equal(one.images, other.images) for one, other in zip(some, backwards, strict=True))
+    for sample, shard in zip(some, shards, strict=True):
+        pixels = read_pixels(site, shard).pixels.flatten(1)
+        shown = sample.images.mul(255).round().flatten(1)
+        assert all((pixels == image).all(dim=1).any() for image in shown)
+    assert list(TrainingImages(site, shards, 0.0, 7)) == []
+
+
+def test_images_of_several_sources_come_one_after_another_as_often_as_asked(site):
+    clean = CleanImages(site, ["shards/eval/00000"], "fit", 7)
+    both = Together([clean, TrainingImages(site, ["shards/train/00000"], 1.0, 7)])
+    expected = [len(next(iter(clean)).labels), 20]
+    assert [[len(each.labels) for each in both] for _ in range(2)] == [expected, expected]
 
 
 def test_images_of_another_shard_are_damaged(site):

@@ -343,6 +343,7 @@ def test_what_is_stopped_is_counted_at_every_rate_with_wilsons_interval():
     [
         ({"neurons": 0}, "Setting neurons of a detector is 0. Give at least 1."),
         ({"least_images": 2}, "Give at least 3"),
+        ({"training_images": -1}, "Setting training_images of a detector is -1. Give at least 0."),
         ({"false_discoveries": 0.0}, "false discoveries of 0 "),
         ({"effect": float("nan")}, "effects of nan"),
     ],
@@ -350,3 +351,10 @@ def test_what_is_stopped_is_counted_at_every_rate_with_wilsons_interval():
 def test_settings_that_make_no_detector_are_refused(changes, sentence):
     with pytest.raises(StudyError, match=sentence):
         BankRecipe(**changes)
+
+
+def test_training_images_are_as_many_for_each_class_as_asked_for_or_all():
+    recipe = BankRecipe(training_images=200)
+    assert recipe.training_share(1_281_167, 1000) == pytest.approx(200_000 / 1_281_167)
+    assert recipe.training_share(1438, 10) == 1.0
+    assert BankRecipe(training_images=0).training_share(1438, 10) == 0.0

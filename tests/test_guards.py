@@ -32,7 +32,6 @@ SETTINGS = BankRecipe(
     effect=0.3,
     least_images=10,
     least_held_out=100,
-    covariance=False,
 )
 STUDY = small_study(
     name="study",
@@ -100,7 +99,8 @@ def test_every_key_has_a_detector_and_no_control_or_plain_has(site, guards):
 
 
 def test_findings_are_of_test_images_alone(site, guards, found):
-    assert sum(found.images.values()) == 359  # 20 % of scikit-learn's digits
+    assert found.images["training"] == 700
+    assert sum(found.images.values()) - 700 == 359  # 20 % of scikit-learn's digits
     assert found.images["fit"] > found.images["held-out"] > found.images["test"] > 40
     names = set(found.matrix.bare.table["n"].to_pylist())
     assert names == {found.images["test"]}
@@ -176,7 +176,7 @@ def test_findings_are_rows_of_tables(found):
 
 def test_the_job_prints_the_tables(site):
     options = [f"--bank.{name}={getattr(SETTINGS, name)}" for name in ("neurons", "proposals", "kept")]
-    options += ["--bank.draw=5", "--bank.effect=0.3", "--bank.least-images=10", "--bank.no-covariance"]
+    options += ["--bank.draw=5", "--bank.effect=0.3", "--bank.least-images=10"]
     place = ["--store", str(site.root.parent), "--name", "study"]
     command = [sys.executable, str(ROOT / "jobs/detect.py"), *place, *options]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)

@@ -12,10 +12,10 @@ import torch
 from PIL import Image
 
 from orchestrator.errors import DamagedArtifact, DataError
+from orchestrator.shards.cutting import plan_shards
 from orchestrator.shards.shard import (
     IMAGES_FILE,
     Shard,
-    plan_shards,
     read_encoded,
     read_pixels,
     write_shard,

@@ -20,7 +20,8 @@ from orchestrator.attacks.threat import Ladder, Threat
 from orchestrator.errors import StaleArtifact, ThreatViolated, WeightsError
 from orchestrator.models.ref import ModelRef
 from orchestrator.pipeline.tally import tally
-from orchestrator.shards.shard import plan_shards, write_shard
+from orchestrator.shards.cutting import plan_shards
+from orchestrator.shards.shard import write_shard
 from orchestrator.store.local import LocalStore
 from orchestrator.store.record import recipe_digest
 from orchestrator.transfer.judge import predict

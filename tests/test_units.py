@@ -18,7 +18,8 @@ from orchestrator.attacks.attack import Calls
 from orchestrator.attacks.threat import Ladder, Threat, check_threat
 from orchestrator.models.ensemble import EnsembleSpec
 from orchestrator.models.ref import ModelRef
-from orchestrator.shards.shard import plan_shards, write_shard
+from orchestrator.shards.cutting import plan_shards
+from orchestrator.shards.shard import write_shard
 from orchestrator.store.local import LocalStore
 from orchestrator.store.record import recipe_digest
 from orchestrator.transfer import attacker as attacker_room

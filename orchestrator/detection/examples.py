@@ -12,6 +12,8 @@ from orchestrator.seeds import derive_seed
 Part = Literal["fit", "held-out", "test"]
 SHARES: dict[Part, int] = {"fit": 5, "held-out": 3, "test": 2}
 """Of ten images, how many go where."""
+# In how many equal parts training images fall, for a sample of them.
+_PLACES = 2**32
 
 
 @dataclass(frozen=True)
@@ -49,3 +51,8 @@ def part_of(name: str, seed: int) -> Part:
 def rows_of(names: Sequence[str], part: Part, seed: int) -> list[int]:
     """The places of images that go there."""
     return [row for row, name in enumerate(names) if part_of(name, seed) == part]
+
+
+def sampled(name: str, share: float, seed: int) -> bool:
+    """Whether a training image is among a share of all, by its name alone: the same for every model."""
+    return derive_seed(seed, "detection", "sampled", name) % _PLACES < share * _PLACES

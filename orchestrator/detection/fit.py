@@ -30,6 +30,7 @@ class Feed:
     """Images to make a bank of; each part is looked at once or twice, and is in memory only then."""
 
     clean: Iterable[Examples]
+    """Those set apart for it, and training images: correlations of few images are mostly noise."""
     attacked: Iterable[Examples]
     held_out: Iterable[Examples]
     """Clean images for the thresholds; none of those above, nor any that tests are made on."""

@@ -1,6 +1,6 @@
 """Kept images: what attacks of the transfer matrix left in the store, as one model's detector meets it."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -8,12 +8,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from orchestrator.detection.examples import Examples, Part, rows_of
+from orchestrator.detection.examples import Examples, Part, part_of, rows_of, sampled
 from orchestrator.errors import DamagedArtifact
 from orchestrator.models.backbone import parse_weights
 from orchestrator.models.ensemble import member_names
 from orchestrator.models.ref import PLAIN
-from orchestrator.shards.shard import read_pixels
+from orchestrator.shards.shard import ImageBatch, read_pixels
 from orchestrator.store.artifacts import ArtifactStore
 from orchestrator.store.catalogue import read_records
 from orchestrator.store.parquet import told_as
@@ -79,11 +79,40 @@ class CleanImages:
 
     def __iter__(self) -> Iterator[Examples]:
         for address in self.shards:
-            batch = read_pixels(self.store, address)
-            rows = rows_of(batch.names, self.part, self.seed)
-            images = (batch.pixels[rows].float() / 255).to(self.device)
-            names = tuple(batch.names[row] for row in rows)
-            yield Examples(images, batch.labels[rows].to(self.device), names=names)
+            batch = read_pixels(self.store, address, chosen=lambda n: part_of(n, self.seed) == self.part)
+            yield _shown(batch, self.device)
+
+
+@dataclass(frozen=True)
+class TrainingImages:
+    """A sample of training shards' images, one shard after another, as often as asked.
+
+    They are for clean images to fit on alone: models read what they were trained on too well for
+    thresholds and tests.
+    """
+
+    store: ArtifactStore
+    shards: Sequence[str]
+    share: float
+    """Of all images, those that are taken."""
+    seed: int
+    device: torch.device | str = "cpu"
+
+    def __iter__(self) -> Iterator[Examples]:
+        for address in self.shards if self.share > 0 else ():
+            batch = read_pixels(self.store, address, chosen=lambda n: sampled(n, self.share, self.seed))
+            yield _shown(batch, self.device)
+
+
+@dataclass(frozen=True)
+class Together:
+    """Images of several sources, one source after another, as often as asked."""
+
+    sources: Sequence[Iterable[Examples]]
+
+    def __iter__(self) -> Iterator[Examples]:
+        for source in self.sources:
+            yield from source
 
 
 @dataclass(frozen=True)
@@ -121,6 +150,10 @@ class AttackedImages:
         if moved.shape != (len(kept.epsilons), *clean.shape):
             raise DamagedArtifact(f"{kept.address} does not hold its shard's images. Delete it and rerun.")
         return moved.float()
+
+
+def _shown(batch: ImageBatch, device: torch.device | str) -> Examples:
+    return Examples((batch.pixels.float() / 255).to(device), batch.labels.to(device), names=batch.names)
 
 
 def _kept(address: str, record: ArtifactRecord) -> KeptAttack:

@@ -31,14 +31,16 @@ class BankRecipe:
     """Share of kept fingerprints that may differ by chance alone (Benjamini & Hochberg 1995)."""
     effect: float = 0.5
     """Least absolute difference of means, in pooled standard deviations (Cohen's d)."""
-    least_images: int = 20
+    training_images: int = 200
+    """Training images of each class, about, that are fitted on as clean beside those set apart."""
+    least_images: int = 10
     """Clean and attacked images that a class needs to have fingerprints of its own; else it is pooled."""
     least_held_out: int = 100
     """Held-out clean images that a class needs to have a threshold of its own; else it is pooled."""
-    draw: int = 20
+    draw: int = 50
     """Fingerprints drawn for each image that is judged."""
-    rule: Rule = "ratio"
-    """What their score is, in a study: ratio, vote, anomaly, or shrunk-ratio, which needs covariance."""
+    rule: Rule = "shrunk-ratio"
+    """What their score is, in a study: shrunk-ratio, which needs covariance, ratio, vote or anomaly."""
     covariance: bool = True
     """Keep correlations too, for the rule ``shrunk-ratio``: twice kept² numbers more for each class."""
     batch: int = 64
@@ -46,7 +48,7 @@ class BankRecipe:
 
     def __post_init__(self) -> None:
         least = {"neurons": 1, "proposals": 1, "kept": 1, "least_images": 3, "least_held_out": 1}
-        for name, low in (least | {"draw": 1, "batch": 1}).items():
+        for name, low in (least | {"draw": 1, "batch": 1, "training_images": 0}).items():
             if getattr(self, name) < low:
                 raise StudyError(
                     f"Setting {name} of a detector is {getattr(self, name)}. Give at least {low}."
@@ -63,6 +65,10 @@ class BankRecipe:
     def recipe(self) -> dict[str, Any]:
         """The settings as plain values."""
         return {**asdict(self), "layers": list(self.layers)}
+
+    def training_share(self, images: int, classes: int) -> float:
+        """The share of a study's training images that are shown as clean ones, for so many classes."""
+        return min(1.0, self.training_images * classes / max(images, 1))
 
     def state_bytes(self) -> int:
         """Bytes one class takes in a bank, in a file as in memory: neurons, statistics, correlations."""

@@ -164,7 +164,8 @@ class Campaign:
         else:
             self.so_far.add_unit(unit, account.account)
             stage.advance(_told(unit, account), used)
-            self._say_if_second(unit.id, account.account.first)
+            # Who attacks once more for the images alone finds the outcomes there.
+            self._say_if_second(unit.id, account.account.first or self.plan.study.detect)
 
     def _say_if_second(self, made: str, first: bool) -> None:
         if not first:

@@ -25,6 +25,7 @@ from orchestrator.pipeline.progress import Reporter
 from orchestrator.pipeline.standing import Used
 from orchestrator.pipeline.tally import is_committed, replace_artifact
 from orchestrator.report.summary import StageLine
+from orchestrator.shards.shard import Shard
 from orchestrator.store.artifacts import ArtifactStore
 from orchestrator.store.catalogue import read_records
 from orchestrator.store.parquet import read_exactly, told_as
@@ -131,6 +132,7 @@ class Guards:
 
     def _unit(self, model: ModelRef, shown: Sequence[WorkUnit]) -> GuardUnit:
         study = self.plan.study
+        classes = study.architecture.classes
         met = [unit for unit in shown if model in unit.targets]
         own = [unit for unit in met if unit.source.label in (PLAIN, model.label)]
         by_source: dict[str, dict[str, str]] = {}
@@ -141,9 +143,11 @@ class Guards:
         return GuardUnit(
             model=model,
             settings=study.detector,
-            classes=study.architecture.classes,
+            classes=classes,
             seed=study.seed,
-            clean={shard.address: recipe_digest(shard.recipe) for shard in self.plan.eval_shards},
+            clean=_digests(self.plan.eval_shards),
+            training=_digests(self.plan.train_shards) if study.detector.training_images else {},
+            share=study.detector.training_share(_images_of(self.plan.train_shards), classes),
             # Of a device's owner: what fools its own model, and the undefended one; no other key's.
             fitted=_kept([unit for unit in own if unit.attack in study.fitted_on]),
             sittings=(harmless, *(Sitting(source, images) for source, images in by_source.items())),
@@ -170,6 +174,14 @@ def recall_guards(store: ArtifactStore, settings: BankRecipe, fit_on: Sequence[s
             "--keep-images, or choose another attack to fit on."
         )
     return guards
+
+
+def _digests(shards: Sequence[Shard]) -> dict[str, str]:
+    return {shard.address: recipe_digest(shard.recipe) for shard in shards}
+
+
+def _images_of(shards: Sequence[Shard]) -> int:
+    return sum(len(shard.items) for shard in shards)
 
 
 def _kept(units: Sequence[WorkUnit]) -> dict[str, str]:

@@ -12,7 +12,8 @@ from orchestrator.models.rekey import Rekeying
 from orchestrator.models.stored import KeyAccess
 from orchestrator.pipeline.fleet import plan_fleet
 from orchestrator.seeds import derive_seed
-from orchestrator.shards.shard import Shard, plan_shards
+from orchestrator.shards.cutting import plan_shards
+from orchestrator.shards.shard import Shard
 from orchestrator.shards.sources import Split
 from orchestrator.store.record import recipe_digest
 from orchestrator.study import Study

@@ -1,18 +1,18 @@
 """Shards: parquet files of images, the unit of training input and of attack; write, read as tensors."""
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
+import pyarrow as pa
 import torch
 from jaxtyping import Int, UInt8
 from PIL import Image
 from torch import Tensor
 
 from orchestrator.errors import DamagedArtifact, DataError
-from orchestrator.seeds import derive_seed
 from orchestrator.shards.pixels import canonical_pixels, decode_image
 from orchestrator.shards.sources import Item, RawImage, Split, open_source
 from orchestrator.shards.table import read_table, table_bytes
@@ -131,16 +131,27 @@ def decode(raw: RawImage) -> Image.Image:
     return decode_image(raw.name, raw.encoded)
 
 
-def read_pixels(store: ArtifactStore, address: str, record: ArtifactRecord | None = None) -> ImageBatch:
+def read_pixels(
+    store: ArtifactStore,
+    address: str,
+    record: ArtifactRecord | None = None,
+    chosen: Callable[[str], bool] | None = None,
+) -> ImageBatch:
     """A shard as final pixels; one that kept original bytes is decoded and cropped as others were.
 
-    Its record is not read again where the caller has it.
+    Args:
+        store: where it is.
+        address: of the shard.
+        record: its record, which is not read again where the caller has it.
+        chosen: by an image's name, whether it is wanted; others are not decoded.
 
     Raises:
         DamagedArtifact: it is not a shard, or not the one its record describes.
         DataError: an image kept as original bytes is none.
     """
     table, recipe = read_table(store, address, IMAGES_FILE, record)
+    if chosen is not None:
+        table = table.filter(pa.array(list(map(chosen, table["image"].to_pylist())), pa.bool_()))
     size, contents = recipe["image_size"], table["content"].to_pylist()
     if recipe["encoded"]:
         raws = zip(table["image"].to_pylist(), contents, table["label"].to_pylist(), strict=True)
@@ -176,71 +187,3 @@ def read_encoded(store: ArtifactStore, address: str) -> EncodedImages:
     table, _ = read_table(store, address, IMAGES_FILE)
     columns = (tuple(table[name].to_pylist()) for name in ("image", "content", "label"))
     return EncodedImages(*columns)
-
-
-def plan_shards(
-    data: str,
-    split: Split,
-    *,
-    classes: int,
-    rows: int,
-    limit: int,
-    image_size: int,
-    crop_fraction: float,
-    encoded: bool,
-    draw: int | None = None,
-) -> list[Shard]:
-    """The shards of a split: ``rows`` images each, of ``limit`` images (0 = all).
-
-    Where a limit is given, the images are spread evenly over the split, so that a data set sorted by
-    class gives every class its share. With a seed to ``draw`` by they are dealt to the shards by chance:
-    any first few shards are then a random sample of all.
-
-    Raises:
-        DataError: the split is missing or empty, or a label is outside 0..classes-1.
-    """
-    items = open_source(data).items(split)
-    if not items:
-        raise DataError(
-            f"Data at {data} has no images in its {split} split. Give a root with both splits, "
-            "train and val (or test)."
-        )
-    check_labels(items, classes, data)
-    if 0 < limit < len(items):
-        items = [items[place * len(items) // limit] for place in range(limit)]
-    if draw is not None:
-        items = _dealt(items, rows, draw)
-    return [
-        Shard(
-            split=split,
-            index=index,
-            data=data,
-            items=tuple(chunk),
-            image_size=image_size,
-            crop_fraction=crop_fraction,
-            encoded=encoded,
-            drawn=draw is not None,
-        )
-        for index, chunk in enumerate(_chunks(items, rows))
-    ]
-
-
-def check_labels(items: Sequence[Item], classes: int, data: str) -> None:
-    """Raise DataError unless every label is in 0..classes-1."""
-    wrong = [item for item in items if not 0 <= item.label < classes]
-    if wrong:
-        raise DataError(
-            f"{len(wrong)} labels at {data} are outside 0..{classes - 1}, first {wrong[0].label} in "
-            f"{wrong[0].file}. Set the number of classes with --architecture.classes, or mend the labels."
-        )
-
-
-def _dealt(items: Sequence[Item], rows: int, seed: int) -> list[Item]:
-    """The same items, dealt to shards of ``rows`` by chance; in each in their old order, to read ahead."""
-    mixed = sorted(range(len(items)), key=lambda place: derive_seed(seed, *items[place][:2]))
-    return [items[place] for chunk in _chunks(mixed, rows) for place in sorted(chunk)]
-
-
-def _chunks(items: Sequence[T], rows: int) -> Iterator[Sequence[T]]:
-    for start in range(0, len(items), rows):
-        yield items[start : start + rows]

@@ -72,7 +72,7 @@ class DetectionFindings:
     fitted_on: Sequence[str]
     """Names of the attacks whose images detectors were fitted on."""
     images: Mapping[str, int]
-    """Photographs of each part: fit, held-out, test."""
+    """Photographs of each part: training ones and others that were fitted on, held out, and to test."""
     clean_accuracy: Mapping[str, Mapping[float, Estimate]]
     """By method: clean test images read right and not stopped, by rate; at rate 0 none is stopped."""
     sorts: Sequence[SortLine]

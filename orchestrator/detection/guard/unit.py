@@ -38,6 +38,10 @@ class GuardUnit:
     """The study's."""
     clean: Digests
     """Shards of clean images, which are fitted, calibrated and tested on by their parts."""
+    training: Digests
+    """Shards of training images, a sample of which is fitted on as clean, too."""
+    share: float
+    """Of the training images, those in the sample."""
     fitted: Digests
     """Kept attacks that the detector is fitted on."""
     sittings: tuple[Sitting, ...]
@@ -50,7 +54,7 @@ class GuardUnit:
     @property
     def bank(self) -> BankRef:
         """The detector."""
-        images = {**self.clean, **self.fitted}
+        images = {**self.clean, **self.training, **self.fitted}
         return BankRef(model=self.model, settings=self.settings, seed=self.seed, images=images)
 
     @property

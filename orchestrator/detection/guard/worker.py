@@ -3,7 +3,7 @@
 import functools
 import io
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +21,14 @@ from orchestrator.detection.fit import Feed, Fit, fit_bank
 from orchestrator.detection.guard.judged import CLEAN, JUDGED_SCHEMA, NOISE
 from orchestrator.detection.guard.noise import noisy
 from orchestrator.detection.guard.unit import GuardUnit, Sitting
-from orchestrator.detection.kept import AttackedImages, CleanImages, KeptAttack, kept_attack
+from orchestrator.detection.kept import (
+    AttackedImages,
+    CleanImages,
+    KeptAttack,
+    Together,
+    TrainingImages,
+    kept_attack,
+)
 from orchestrator.detection.neurons import layout_of
 from orchestrator.detection.stored import load_bank, save_bank
 from orchestrator.models.ref import ModelRef
@@ -85,17 +92,24 @@ class GuardWorker:
         attacked = AttackedImages(self.store, fitted, unit.model.label, "fit", unit.seed, self.device)
         first = next(iter(clean(part="fit")))
         fit = Fit(
-            layout=layout_of(model, torch.zeros_like(first.images[:1]), unit.settings.layers),
+            layout=layout_of(
+                model, first.images.new_zeros(1, *first.images.shape[1:]), unit.settings.layers
+            ),
             classes=unit.classes,
             recipe=unit.settings,
             seed=unit.seed,
             model_digest=unit.model.digest,
         )
-        bank = fit_bank(model, fit, Feed(clean(part="fit"), attacked, clean(part="held-out")))
+        seen = TrainingImages(self.store, tuple(unit.training), unit.share, unit.seed, self.device)
+        feed = Feed(Together([clean(part="fit"), seen]), attacked, clean(part="held-out"))
+        bank = fit_bank(model, fit, feed)
+        parts: Mapping[str, Iterable[Examples]] = {
+            "training": seen,
+            "fit": clean(part="fit"),
+            "held-out": clean(part="held-out"),
+        }
         told = {
-            "images": {
-                part: sum(len(each.labels) for each in clean(part=part)) for part in ("fit", "held-out")
-            },
+            "images": {name: sum(len(each.labels) for each in part) for name, part in parts.items()},
             "device": self.device.type,
             "seconds": time.monotonic() - started,
         }
