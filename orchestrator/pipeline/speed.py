@@ -68,7 +68,7 @@ class Speed:
             return passes / self.attack_passes / 3600
         return self._hours(FROZEN * passes * flops_of(architecture), precision)
 
-    def _hours(self, flops: float, precision: Arithmetic) -> float:
+    def _hours(self, flops: int, precision: Arithmetic) -> float:
         peak = self.tflops if precision == "bf16" else self.fp32_tflops
         return flops / (peak * 1e12 * self.utilisation) / 3600
 

@@ -90,15 +90,15 @@ def cost_table(found: Reproduced) -> Table:
                 rows.append([method_words(method), f"{block_size}", *_costs(models)])
         printed = TRAINED[method]
         gpus = f"{printed.gpus} × A100"
-        minutes = f"about {duration(60 * printed.minutes)}"
+        minutes = f"about {duration(60.0 * printed.minutes)}"
         rows.append(
             [f"{method_words(method)}, paper", "any", NONE, gpus, minutes, f"{printed.gpu_hours:g} GPU-h"]
         )
     return Table(
         title="Section IV-C. Training time of one key’s model",
-        note="Ours: mean over keys and seeds, with the shortest and the longest. Device-hours: time on all "
+        note="Ours: mean over keys and seeds, with the shortest and the longest. Device time: on all "
         "devices of a model together. Only ratios between methods can be compared across machines.",
-        header=["Fine-tune", "M", "Epochs", "Devices a model", "Time", "Device-hours a key"],
+        header=["Fine-tune", "M", "Epochs", "Devices a model", "Time", "Device time a key"],
         rows=rows,
         words=2,
     )
@@ -135,8 +135,9 @@ def _keyed(strand: Strand, method: str) -> list[ModelLine]:
 def _costs(models: Sequence[ModelLine]) -> list[str]:
     seconds = [model.seconds for model in models]
     devices = dict.fromkeys(f"{m.workers} × {'GPU' if m.device == 'cuda' else 'core'}" for m in models)
-    unit = "GPU-h" if all(model.device == "cuda" for model in models) else "core-h"
-    hours = fmean(model.seconds * model.workers / 3600 for model in models)
+    unit = "GPU" if all(model.device == "cuda" for model in models) else "core"
+    used = fmean(model.seconds * model.workers for model in models)
+    whole = f"{used / 3600:.3g} {unit}-h" if used >= 360 else f"{used:.3g} {unit}-s"
     span = f" ({duration(min(seconds))} to {duration(max(seconds))})" if len(seconds) > 1 else ""
     epochs = ", ".join(dict.fromkeys(f"{model.epochs}" for model in models))
-    return [epochs, ", ".join(devices), f"{duration(fmean(seconds))}{span}", f"{hours:.3g} {unit}"]
+    return [epochs, ", ".join(devices), f"{duration(fmean(seconds))}{span}", whole]

@@ -23,7 +23,7 @@ class Printed:
 class Trained:
     """What section IV-C says one fine-tune took."""
 
-    minutes: float
+    minutes: int
     gpus: int
 
     @property

@@ -24,7 +24,7 @@ from orchestrator.report.wording import NONE, file_stem, share, threat_words
 def write_reproduction(found: Reproduced) -> dict[str, bytes]:
     """All files of a reproduction by name; the same studies give the same bytes."""
     budgets = found.budgets
-    plates, numbers = _figure_four(found)
+    groups, numbers = _figure_four(found)
     tables = [budget_table(found, budget) for budget in budgets]
     ends = [parameter_table(found), cost_table(found)]
     protocol = protocol_table(found)
@@ -40,7 +40,7 @@ def write_reproduction(found: Reproduced) -> dict[str, bytes]:
         "seeds": [seed_table(found, budget) for budget in budgets] if len(found.seeds) > 1 else [],
         "parameters": ends[0],
         "costs": ends[1],
-        "plates": plates,
+        "groups": groups,
         "numbers": numbers,
         "protocol": protocol,
         "settings": settings,
@@ -52,14 +52,14 @@ def write_reproduction(found: Reproduced) -> dict[str, bytes]:
         "tables.tex": tables_tex([*tables, *ends, protocol]),
         "cells.csv": _cells(found),
     }
-    for plate in plates:
+    for plate in (plate for _, plates in groups for plate in plates):
         files |= plate.files
     return files
 
 
-def _figure_four(found: Reproduced) -> tuple[list[Plate], list[Table]]:
-    """Curves of the first seed, block sizes side by side; and their numbers."""
-    drawn: list[tuple[tuple[str, bool, str], Plate]] = []
+def _figure_four(found: Reproduced) -> tuple[list[tuple[str, list[Plate]]], list[Table]]:
+    """Curves of the first seed by what is attacked how, block sizes side by side; and their numbers."""
+    groups: dict[str, list[Plate]] = {}
     numbers = []
     for strand in found.strands:
         if strand.seed != found.seeds[0]:
@@ -68,13 +68,14 @@ def _figure_four(found: Reproduced) -> tuple[list[Plate], list[Table]]:
         blocks = f"M = {strand.block_size} (paper’s {block or NONE})"
         ours = climbs(strand.grids.values())
         for climb in ours:
-            title = f"{climb.title} · {blocks}"
             stem = file_stem("fig4", climb.stem, f"m{strand.block_size}")
-            plate = Plate.of(title, _told(title, climb), stem, partial(draw_curves, climb))
-            drawn.append(((climb.panel.attack, climb.panel.norm != "linf", climb.panel.method), plate))
+            plate = Plate.of(
+                blocks, _told(f"{climb.title}, {blocks}", climb), stem, partial(draw_curves, climb)
+            )
+            groups.setdefault(climb.title, []).append(plate)
         if ours:
             numbers.append(replace(curve_table(ours), title=f"Robust accuracy by radius, {blocks}"))
-    return [plate for _, plate in sorted(drawn, key=lambda pair: pair[0])], numbers
+    return list(groups.items()), numbers
 
 
 def _told(title: str, climb: Climb) -> str:
