@@ -7,16 +7,10 @@ Exit status: 0 all done; 1 some units failed (they are listed, the rest is in th
 could be done as asked (one sentence says why).
 """
 
-from rich.console import Console
-from rich.table import Table
-
-from orchestrator.keys.vault import VaultAt
 from orchestrator.pipeline.bars import open_reporter
+from orchestrator.pipeline.bill import price_study, show_bill
 from orchestrator.pipeline.command import Command, main, parse
 from orchestrator.pipeline.metered import Metered
-from orchestrator.pipeline.plan import make_plan, plan_images
-from orchestrator.pipeline.price import price
-from orchestrator.pipeline.roster import known_keys
 from orchestrator.pipeline.stages import StudyRun
 
 
@@ -38,21 +32,9 @@ def proliferate(command: Command) -> int:
 
 
 def show_price(command: Command) -> int:
-    """Print the plan: done, pending, devices, model calls and bytes; nothing is made."""
-    store = command.open_store()
-    key_ids = known_keys(command.study, command.vault_uri)
-    images = plan_images(command.study)
-    plan = make_plan(command.study, images, key_ids, store.uri, VaultAt(command.vault_uri))
-    table = Table(title=f"{command.study.name}: what is done and what is to do")
-    for heading in ("stage", "done", "pending", "devices", "forwards", "backwards", "MB to store"):
-        words = heading in ("stage", "devices")
-        table.add_column(heading, justify="left" if words else "right", no_wrap=True)
-    for line in price(plan, store, command.workers_per_model):
-        calls = (f"{line.forwards:,}", f"{line.backwards:,}")
-        megabytes = f"{line.store_bytes / 1e6:,.1f}"
-        table.add_row(line.stage, str(line.done), str(line.pending), line.devices, *calls, megabytes)
-    # A job log has no width of its own; a narrow guess would cut the numbers.
-    Console(width=None if Console().is_terminal else 120).print(table)
+    """Print the plan: done, pending, devices, model calls, hours and bytes; nothing is made."""
+    title = f"{command.study.name}: what is done and what is to do"
+    show_bill(title, price_study(command), command.gpu.told)
     return 0
 
 

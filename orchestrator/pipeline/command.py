@@ -4,9 +4,9 @@ import argparse
 import logging
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, TypeVar
 
 import tyro
@@ -14,6 +14,7 @@ import tyro
 from orchestrator.cluster.workplace import LocalWorkplace, Workplace
 from orchestrator.errors import OrchestratorError, StudyError
 from orchestrator.keys.vault import open_vault
+from orchestrator.pipeline.speed import Speed
 from orchestrator.presets import PRESETS
 from orchestrator.store.artifacts import ArtifactStore, open_store
 from orchestrator.store.uri import below
@@ -56,6 +57,8 @@ class Command:
     """Keep the adversarial images of every unit that is attacked, losslessly, with their masks."""
     compiled: bool = False
     """Run attacked models through torch.compile: minutes to begin with, faster on GPUs."""
+    gpu: Speed = field(default_factory=Speed)
+    """The GPU that --dry-run prices hours on."""
 
     def __post_init__(self) -> None:
         for name, least in (("workers_per_model", 1), ("pack", 0), ("actors", 0), ("gpus", -1)):
@@ -104,17 +107,27 @@ def parse(arguments: list[str]) -> Command:
     Raises:
         StudyError: there is no such preset.
     """
-    dial = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    dial.add_argument("--preset", default="digits")
-    preset = dial.parse_known_args(arguments)[0].preset
-    if preset not in PRESETS:
-        raise StudyError(f"There is no preset {preset}. Choose one of {', '.join(PRESETS)}.")
+    preset = preset_of(arguments, PRESETS)
     return tyro.cli(
         Command,
         default=Command(study=PRESETS[preset](), preset=preset),
         args=arguments,
         description="Options after the preset's own defaults; see docs/architecture.md.",
     )
+
+
+def preset_of(arguments: list[str], presets: Mapping[str, object]) -> str:
+    """The preset that a command line names.
+
+    Raises:
+        StudyError: there is no such preset.
+    """
+    dial = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    dial.add_argument("--preset", default="digits")
+    preset = str(dial.parse_known_args(arguments)[0].preset)
+    if preset not in presets:
+        raise StudyError(f"There is no preset {preset}. Choose one of {', '.join(presets)}.")
+    return preset
 
 
 def reader(kind: type[Options], told: str) -> Callable[[list[str]], Options]:

@@ -1,19 +1,20 @@
 """The stages of a study, in order; each makes what has no record yet and goes on past single failures."""
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from orchestrator.cluster.runner import Failed, Listed, LocalRunner
-from orchestrator.cluster.workplace import Workplace
+from orchestrator.cluster.runner import Failed, Listed, LocalRunner, MakeWorker, Unit
+from orchestrator.cluster.workplace import Worked, Workplace
 from orchestrator.errors import StudyError
 from orchestrator.pipeline.asked import note_asked
 from orchestrator.pipeline.campaign import Campaign, teller
 from orchestrator.pipeline.guards import Guards
+from orchestrator.pipeline.inheritance import HeirloomWorker, heirlooms
 from orchestrator.pipeline.missing import missing
 from orchestrator.pipeline.plain import import_plain
-from orchestrator.pipeline.plan import Images, make_plan, plan_images
+from orchestrator.pipeline.plan import Images, Plan, make_plan, plan_images
 from orchestrator.pipeline.progress import Reporter
 from orchestrator.pipeline.roster import check_apart, ensure_keys
 from orchestrator.pipeline.standing import Used
@@ -48,18 +49,23 @@ class StudyRun:
     reporter: Reporter
     attacking: Mapping[str, bool] = field(default_factory=dict)
     """Options of the attacks' workers; none of them changes an answer."""
+    relatives: Sequence[ArtifactStore] = ()
+    """Other studies of the store: what they have by the very same recipe is taken over, not made again."""
     ending: Ending = field(default_factory=Ending)
+
+    def ingest(self) -> Images:
+        """Shards alone: what a study begins with, for a cluster of its own or a data set on its way."""
+        images = self._open()
+        self._cut_shards(images.train + images.evaluation)
+        return images
 
     def run(self) -> Ending:
         """Keys, shards, plain model, keyed models, outcomes, detectors, matrix, report."""
-        self.study.architecture.build()  # refuses here what every later stage would stumble over
-        check_apart(self.store.uri, self.vault_uri)
-        images = plan_images(self.study)
-        # Only now is anything written: what could be refused has been.
-        self._begin(images)
+        images = self._open()
         key_ids = ensure_keys(self.study, self.store, self.vault_uri)
         with self.workplace.keys(self.vault_uri) as keys:
             plan = make_plan(self.study, images, key_ids, self.store.uri, keys)
+            self._inherit(plan)
             self._cut_shards(plan.shards)
             campaign = Campaign(
                 plan, self.store, self.workplace, self.reporter, self.attacking, self.ending.failures
@@ -85,6 +91,15 @@ class StudyRun:
             )
         return self.ending
 
+    def _open(self) -> Images:
+        """Look at everything that can be refused, then begin."""
+        self.study.architecture.build()  # refuses here what every later stage would stumble over
+        check_apart(self.store.uri, self.vault_uri)
+        images = plan_images(self.study)
+        # Only now is anything written: what could be refused has been.
+        self._begin(images)
+        return images
+
     def _begin(self, images: Images) -> None:
         """Record what every artifact of the study shares; a rerun with other settings ends here."""
         recipe = self.study.fixed()
@@ -93,13 +108,28 @@ class StudyRun:
         self.store.record("study", recipe)
         note_asked(self.study, images, self.store)
 
+    def _inherit(self, plan: Plan) -> None:
+        """Take over what relatives have; what cannot be had from them is made here like anything else."""
+        found = heirlooms(plan, self.store, self.relatives)
+        if not found:
+            return
+        with self.reporter.stage("taken over", len(found), 0) as stage:
+            for account in self._on_cores(functools.partial(HeirloomWorker, self.store.uri), found):
+                if isinstance(account, Failed):
+                    stage.fail()
+                    self.reporter.say(f"{account.unit.id} is not taken over: {account.reason}")
+                else:
+                    stage.advance(f"{account.unit.id} from {account.unit.giver}", Used(account.seconds))
+
+    def _on_cores(self, worker: MakeWorker[Unit], units: Sequence[Unit]) -> Iterator[Worked[Unit]]:
+        if len(units) <= _SHARDS_HERE:
+            return LocalRunner().run(worker, Listed(units))
+        return self.workplace.work(worker, Listed(units), on_cores=True)
+
     def _cut_shards(self, shards: Sequence[Shard]) -> None:
         pending = missing(self.store, shards, "shards", lambda shard: shard)
         with self.reporter.stage("shards", len(shards), len(shards) - len(pending)) as stage:
-            worker, feed = functools.partial(ShardWorker, self.store.uri), Listed(pending)
-            few = len(pending) <= _SHARDS_HERE
-            cut = LocalRunner().run if few else functools.partial(self.workplace.work, on_cores=True)
-            for account in cut(worker, feed):
+            for account in self._on_cores(functools.partial(ShardWorker, self.store.uri), pending):
                 if isinstance(account, Failed):
                     raise StudyError(f"Shard {account.unit.address} cannot be made: {account.reason}")
                 stage.advance(account.unit.address, Used(account.seconds))

@@ -140,6 +140,8 @@ def _model_line(
         total_parameters=record.told("total_parameters", int, address),
         epochs=record.told("epochs", int, address),
         seconds=record.told("seconds", float, address),
+        workers=record.told("workers", int, address),
+        device=str(record.provenance.get("device", "")),
         twin=twin,
     )
 

@@ -10,7 +10,7 @@ _SPECIAL = {
     **{sign: f"\\{sign}" for sign in "&%$#_{}"},
     "<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}",
     "ε": r"$\varepsilon$", "ℓ∞": r"$\ell_\infty$", "ℓ1": r"$\ell_1$", "ℓ2": r"$\ell_2$",
-    "±": r"$\pm$", "×": r"$\times$", "–": "--", "⁶": "$^6$",
+    "−": "$-$", "±": r"$\pm$", "×": r"$\times$", "–": "--", "⁶": "$^6$",
 }  # fmt: skip
 _MOST_COLUMNS = 5
 _PATTERN = re.compile("|".join(re.escape(sign) for sign in sorted(_SPECIAL, key=len, reverse=True)))

@@ -67,8 +67,8 @@ def write_report(summary: StudySummary) -> dict[str, bytes]:
         ),
     }
     files = {
-        "index.html": _render("page.html.j2", content | _inlined()),
-        "report.md": _render("page.md.j2", content),
+        "index.html": render("page.html.j2", content | _inlined()),
+        "report.md": render("page.md.j2", content),
         "tables.tex": tables_tex([*_narrow(summary, largest), papers[1]]),
         "matrix.csv": matrix_csv(summary.matrix),
         "matrix.parquet": matrix_parquet(summary.matrix),
@@ -93,11 +93,16 @@ def _inlined() -> dict[str, Any]:
     """Style and script of the page, and the digest by which the browser knows the script."""
     script = (_ROOM / "page.js").read_text()
     digest = b64encode(sha256(script.encode()).digest()).decode()
-    style = (_ROOM / "page.css").read_text()
-    return {"style": Markup(style), "script": Markup(script), "script_digest": digest}  # noqa: S704 - ours
+    return {**inlined_style(), "script": Markup(script), "script_digest": digest}  # noqa: S704 - ours
 
 
-def _render(template: str, content: dict[str, Any]) -> bytes:
+def inlined_style() -> dict[str, Any]:
+    """The style of every page."""
+    return {"style": Markup((_ROOM / "page.css").read_text())}  # noqa: S704 - ours
+
+
+def render(template: str, content: dict[str, Any]) -> bytes:
+    """A page of this room's templates, every value escaped for what the template is."""
     environment = Environment(
         loader=FileSystemLoader(_ROOM),
         autoescape=True,

@@ -21,6 +21,10 @@ class ModelLine:
     epochs: int
     seconds: float
     """Wall time of its training, from the record."""
+    workers: int = 1
+    """Data-parallel workers of its training, one device each."""
+    device: str = ""
+    """What it was trained on: ``cuda`` or ``cpu``; empty where its record does not say."""
     twin: str = ""
     """Of a control, the key id of the slot whose key or weights it has; empty for all others."""
 

@@ -26,8 +26,8 @@ MATRIX_SCHEMA = pa.schema(
 )
 
 
-Measure = Literal["fooling", "misread", "robust"]
-"""Fooled of eligible; misread after the attack, of all images; read right after it, of all images."""
+Measure = Literal["fooling", "misread", "robust", "clean"]
+"""Fooled of eligible; of all images: misread after the attack, right after it, right before it."""
 
 
 @dataclass(frozen=True)
@@ -110,10 +110,13 @@ class TransferMatrix:
         counts = np.stack([table[name].to_numpy() for name in COUNTS], axis=1)[:, :, None]
         if self.draws is not None:
             counts = np.concatenate([counts, self.draws[keep]], axis=2)
-        n, _, right, eligible, fooled = counts.transpose(1, 0, 2)
-        hits, trials = {"fooling": (fooled, eligible), "misread": (n - right, n), "robust": (right, n)}[
-            measure
-        ]
+        n, clean, right, eligible, fooled = counts.transpose(1, 0, 2)
+        hits, trials = {
+            "fooling": (fooled, eligible),
+            "misread": (n - right, n),
+            "robust": (right, n),
+            "clean": (clean, n),
+        }[measure]
         sides = [table[name].to_pylist() for name in ("source", "target")]
         numbers = {name: number for number, name in enumerate(dict.fromkeys(sides[0] + sides[1]))}
         source, target = (np.array([numbers[name] for name in side], dtype=np.int64) for side in sides)
