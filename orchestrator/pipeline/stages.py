@@ -2,16 +2,17 @@
 
 import functools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from orchestrator.cluster.runner import Failed, Listed, LocalRunner
 from orchestrator.cluster.workplace import Workplace
 from orchestrator.errors import StudyError
+from orchestrator.keys.vault import VaultAt
 from orchestrator.pipeline.asked import note_asked
 from orchestrator.pipeline.campaign import Campaign, teller
 from orchestrator.pipeline.missing import missing
-from orchestrator.pipeline.plain import import_plain
+from orchestrator.pipeline.plain import clean_accuracy, import_plain
 from orchestrator.pipeline.plan import Images, make_plan, plan_images
 from orchestrator.pipeline.progress import Reporter
 from orchestrator.pipeline.roster import check_apart, ensure_keys
@@ -19,6 +20,7 @@ from orchestrator.pipeline.standing import Used
 from orchestrator.pipeline.tally import tally
 from orchestrator.pipeline.write_up import Findings, write_up
 from orchestrator.shards.shard import Shard, ShardWorker
+from orchestrator.statistics.proportion import Interval
 from orchestrator.store.artifacts import ArtifactStore
 from orchestrator.store.record import ArtifactRecord
 from orchestrator.study import Study
@@ -79,6 +81,20 @@ class StudyRun:
                 )
             )
         return self.ending
+
+    def pretrain(self) -> Interval | None:
+        """Shards and the plain model alone, without any key; how many evaluation images it reads right.
+
+        None if it could not be trained.
+        """
+        self.study.architecture.build()
+        images = plan_images(self.study)
+        self._begin(images)
+        bare = replace(self.study, controls=0, ensembles=())
+        plan = make_plan(bare, images, (), self.store.uri, VaultAt(self.vault_uri))
+        self._cut_shards(plan.shards)
+        campaign = Campaign(plan, self.store, self.workplace, self.reporter, {}, self.ending.failures)
+        return clean_accuracy(plan, self.store) if self._make_plain(campaign) else None
 
     def _begin(self, images: Images) -> None:
         """Record what every artifact of the study shares; a rerun with other settings ends here."""
