@@ -288,3 +288,15 @@ def test_a_whole_study_runs_without_ray(store: LocalStore, vault: str) -> None:
     run, _ = run_locally(small_study(method="both"), store, vault)
     assert run.ending.failures == []
     assert store.has("matrix")
+
+
+def test_a_training_through_torch_compile_stores_the_same_tensors(tmp_path: Path, vault: str) -> None:
+    made = []
+    for compiled in (False, True):
+        store = LocalStore(tmp_path / str(compiled))
+        plain = planned(store, vault)[0]
+        # A compiler takes half a minute; what it is given to compile runs as it is.
+        with torch.compiler.set_stance("force_eager"):
+            finetune(plain, Place.here(compiled=compiled), lambda _: None)
+        made.append(weights(store, plain))
+    assert made[0] == made[1]
