@@ -33,6 +33,8 @@ bench: $(STAMP)
 	$(BIN)/python benchmarks/attacks.py
 	$(BIN)/python benchmarks/fleet.py
 	$(BIN)/python benchmarks/detection.py
+	$(BIN)/python benchmarks/training.py
+	$(BIN)/python benchmarks/training.py --ddp
 
 clean:
 	rm -rf $(VENV)

@@ -48,7 +48,7 @@ from orchestrator.shards.sources import Item, open_source
 from orchestrator.shards.table import table_bytes
 from orchestrator.store.local import LocalStore
 from orchestrator.store.record import ArtifactRecord, FileEntry
-from orchestrator.training.checkpoint import Progress, load_checkpoint, save_checkpoint
+from orchestrator.training.checkpoint import CheckpointWriter, Progress, load_checkpoint
 from orchestrator.transfer.outcomes import OUTCOME_SCHEMA
 from orchestrator.transfer.work import Scored
 from orchestrator.transfer.worker import OUTCOMES_FILE
@@ -213,7 +213,8 @@ def network() -> tuple[torch.nn.Module, torch.optim.Optimizer]:
 def checkpoint(root: Path) -> bytes:
     layer, optimizer = network()
     _step(layer, optimizer)
-    save_checkpoint(LocalStore(root), MODEL, layer, optimizer, Progress(epochs_done=1, seconds=1.0))
+    with CheckpointWriter(LocalStore(root), MODEL) as writer:
+        writer.save(layer, optimizer, Progress(epochs_done=1, seconds=1.0))
     return LocalStore(root).read("checkpoints/plain/00001", "state.safetensors")
 
 
@@ -224,7 +225,7 @@ def _step(layer: torch.nn.Module, optimizer: torch.optim.Optimizer) -> None:
 
 def resume(root: Path, content: bytes, **provenance) -> None:
     layer, optimizer = network()
-    recipe = {**MODEL.recipe, "epochs_done": 1}
+    recipe = {**MODEL.recipe, "epochs_done": 1, "patches": "unshuffled"}
     plant(root, "checkpoints/plain/00001", "state.safetensors", content, recipe, **provenance)
     load_checkpoint(LocalStore(root), MODEL, layer, optimizer, 1)
     _step(layer, optimizer)

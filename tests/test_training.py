@@ -2,25 +2,32 @@
 
 from dataclasses import replace
 from pathlib import Path
+from threading import Event
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 from PIL import Image
 
 from conftest import run_locally, small_study
-from orchestrator.errors import DataError, StudyError
+from orchestrator.errors import DataError, StoreError, StudyError
 from orchestrator.keys.vault import VaultAt
 from orchestrator.models.stored import WEIGHTS_FILE
 from orchestrator.pipeline.plan import make_plan, plan_images
 from orchestrator.pipeline.roster import ensure_keys
 from orchestrator.shards.shard import write_shard
 from orchestrator.store.local import LocalStore
-from orchestrator.training.batches import InMemoryImages, Share, augment, open_batches
+from orchestrator.training.batches import Batches, Share
+from orchestrator.training.checkpoint import CheckpointWriter, Progress, last_checkpoint
 from orchestrator.training.finetune import EpochLine, TrainingUnit, finetune
+from orchestrator.training.images import open_batches
+from orchestrator.training.in_memory import Decoded, augment
 from orchestrator.training.place import Place
 from orchestrator.training.randomness import seeded
 from orchestrator.training.recipe import Recipe
+
+CPU = torch.device("cpu")
 
 
 class Killed(BaseException):
@@ -48,6 +55,14 @@ def train(unit: TrainingUnit, kill_after: int = 0) -> list[EpochLine]:
     return lines
 
 
+def batches_of(
+    store: LocalStore, unit: TrainingUnit, recipe: Recipe, rank: int = 0, size: int = 1, loaders: int = 0
+) -> Batches:
+    """What one process of a group gets."""
+    place = Place(rank=rank, size=size, device=CPU, loaders=loaders)
+    return open_batches(store, unit.shards, recipe, place, Decoded(), seed=5, image_size=32)
+
+
 def weights(store: LocalStore, unit: TrainingUnit) -> bytes:
     return store.read(unit.model.address, WEIGHTS_FILE)
 
@@ -71,6 +86,71 @@ def test_a_killed_training_resumes_to_the_same_bytes(tmp_path: Path, vault: str,
         assert list(store.addresses("checkpoints")) == []
         made[name] = weights(store, keyed)
     assert made["undisturbed"] == made["killed"]
+
+
+class Slow(LocalStore):
+    """A folder that commits nothing until it is let."""
+
+    def __init__(self, root: Path) -> None:
+        super().__init__(root)
+        self.let = Event()
+
+    def commit(self, *what) -> bool:
+        assert self.let.wait(30)
+        return super().commit(*what)
+
+
+def test_training_goes_on_while_its_checkpoint_is_written(tmp_path: Path, vault: str) -> None:
+    unit = planned(LocalStore(tmp_path), vault)[0]
+    store, layer = Slow(tmp_path), torch.nn.Linear(2, 2)
+    optimizer = torch.optim.AdamW(layer.parameters())
+    held = layer.weight.detach().clone()
+    with CheckpointWriter(store, unit.model) as writer:
+        writer.save(layer, optimizer, Progress(epochs_done=1))
+        with torch.no_grad():
+            layer.weight.zero_()
+        assert last_checkpoint(store, unit.model) == 0
+        store.let.set()
+    assert last_checkpoint(store, unit.model) == 1
+    state = safetensors.torch.load(store.read("checkpoints/plain/00001", "state.safetensors"))
+    assert torch.equal(state["model.weight"], held)
+
+
+def test_a_checkpoint_that_cannot_be_written_ends_the_training(tmp_path: Path, vault: str) -> None:
+    unit = planned(LocalStore(tmp_path / "store"), vault)[0]
+    (tmp_path / "file").touch()
+    layer = torch.nn.Linear(2, 2)
+    optimizer = torch.optim.AdamW(layer.parameters())
+    with (
+        pytest.raises(StoreError, match="cannot be written"),
+        CheckpointWriter(LocalStore(tmp_path / "file"), unit.model) as writer,
+    ):
+        writer.save(layer, optimizer, Progress(epochs_done=1))
+
+
+def test_images_are_decoded_once_for_all_models_of_a_process(store: LocalStore, vault: str) -> None:
+    unit, decoded = planned(store, vault)[0], Decoded()
+    pixels, _ = decoded.get(store, unit.shards, CPU)
+    assert decoded.get(store, unit.shards, CPU)[0] is pixels
+    fewer, labels = decoded.get(store, unit.shards[1:], CPU)
+    assert len(fewer) == len(labels) < len(pixels)
+    assert torch.equal(decoded.get(store, unit.shards, CPU)[0], pixels)
+
+
+def test_models_that_share_decoded_images_are_those_that_do_not(tmp_path: Path, vault: str) -> None:
+    made = {}
+    for name, decoded in (("shared", Decoded()), ("apart", None)):
+        store = LocalStore(tmp_path / name)
+        units = planned(store, vault)
+        for unit in units:
+            finetune(unit, Place.here(), lambda _: None, decoded)
+        made[name] = [weights(store, unit) for unit in units]
+    assert made["shared"] == made["apart"]
+
+
+def test_an_epoch_tells_how_long_it_waited_for_images(store: LocalStore, vault: str) -> None:
+    (line,) = train(planned(store, vault)[0])
+    assert 0 < line.waited < line.seconds
 
 
 def test_a_finished_training_is_not_done_again(store: LocalStore, vault: str) -> None:
@@ -102,11 +182,8 @@ def test_training_leaves_global_randomness_as_it_was(store: LocalStore, vault: s
 def test_shares_of_a_batch_make_up_the_whole(store: LocalStore, vault: str) -> None:
     unit = planned(store, vault)[0]
     recipe = replace(unit.recipe, augment="shift-flip")
-    whole = next(iter(InMemoryImages(store, unit.shards, recipe, Share(), seed=5).epoch(3)))
-    parts = [
-        next(iter(InMemoryImages(store, unit.shards, recipe, Share(rank=r, size=2), seed=5).epoch(3)))
-        for r in (0, 1)
-    ]
+    whole = next(batches_of(store, unit, recipe).epoch(3))
+    parts = [next(batches_of(store, unit, recipe, rank, 2).epoch(3)) for rank in (0, 1)]
     for place in (0, 1):
         assert torch.equal(whole[0][place::2], parts[place][0])
         assert torch.equal(whole[1][place::2], parts[place][1])
@@ -114,7 +191,7 @@ def test_shares_of_a_batch_make_up_the_whole(store: LocalStore, vault: str) -> N
 
 def test_epochs_are_shuffled_differently_and_repeatably(store: LocalStore, vault: str) -> None:
     unit = planned(store, vault)[0]
-    batches = InMemoryImages(store, unit.shards, unit.recipe, Share(), seed=5)
+    batches = batches_of(store, unit, unit.recipe)
     labels = [[y.tolist() for _, y in batches.epoch(epoch)] for epoch in (0, 1, 0)]
     assert labels[0] == labels[2] != labels[1]
 
@@ -132,9 +209,12 @@ def test_streamed_images_are_augmented_the_same_by_any_loaders(
     unit = planned(store, vault, **changes)[0]
     seen = []
     for loaders in (0, 1):
-        batches = open_batches(store, unit.shards, recipe, Share(), seed=1, image_size=32, loaders=loaders)
-        seen.append(list(batches.epoch(0)))
-    assert len(seen[0]) == 2
+        batches = batches_of(store, unit, recipe, loaders=loaders)
+        before = torch.get_rng_state()
+        seen.append([*batches.epoch(0), *batches.epoch(1)])
+        assert torch.equal(before, torch.get_rng_state())
+    assert len(seen[0]) == 4
+    assert not torch.equal(seen[0][0][0], seen[0][2][0])
     for here, there in zip(*seen, strict=True):
         assert torch.equal(here[0], there[0])
         assert torch.equal(here[1], there[1])
@@ -143,9 +223,9 @@ def test_streamed_images_are_augmented_the_same_by_any_loaders(
 
 
 def test_shifting_moves_images_by_whole_pixels_inside_zero_padding() -> None:
-    images = torch.rand(20, 3, 16, 16)
-    shifted = augment(images, "shift", seed=3)
-    assert torch.equal(shifted, augment(images, "shift", seed=3))
+    images = torch.randint(1, 256, (20, 3, 16, 16), dtype=torch.uint8)
+    shifted = augment(images, "shift", 3, Share())
+    assert torch.equal(shifted, augment(images, "shift", 3, Share()))
     for image, moved in zip(images, shifted, strict=True):
         padded = torch.nn.functional.pad(image, (2, 2, 2, 2))
         windows = padded.unfold(1, 16, 1).unfold(2, 16, 1)
@@ -173,7 +253,7 @@ def test_too_few_images_for_a_batch_are_told(store: LocalStore, vault: str) -> N
 def test_a_batch_that_cannot_be_shared_is_told(store: LocalStore, vault: str) -> None:
     unit = planned(store, vault)[0]
     with pytest.raises(StudyError, match="cannot be shared by 3 workers"):
-        open_batches(store, unit.shards, unit.recipe, Share(size=3), seed=0, image_size=32, loaders=0)
+        batches_of(store, unit, unit.recipe, size=3)
 
 
 @pytest.mark.parametrize(
@@ -208,3 +288,15 @@ def test_a_whole_study_runs_without_ray(store: LocalStore, vault: str) -> None:
     run, _ = run_locally(small_study(method="both"), store, vault)
     assert run.ending.failures == []
     assert store.has("matrix")
+
+
+def test_a_training_through_torch_compile_stores_the_same_tensors(tmp_path: Path, vault: str) -> None:
+    made = []
+    for compiled in (False, True):
+        store = LocalStore(tmp_path / str(compiled))
+        plain = planned(store, vault)[0]
+        # A compiler takes half a minute; what it is given to compile runs as it is.
+        with torch.compiler.set_stance("force_eager"):
+            finetune(plain, Place.here(compiled=compiled), lambda _: None)
+        made.append(weights(store, plain))
+    assert made[0] == made[1]

@@ -2,7 +2,8 @@
 
 import logging
 import math
-from collections.abc import Callable, Container, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from ray.train import FailureConfig, RunConfig, ScalingConfig
@@ -18,6 +19,7 @@ from orchestrator.errors import OrchestratorError, first_line
 from orchestrator.store.artifacts import open_store
 from orchestrator.store.scratch import Scratch
 from orchestrator.training.finetune import TrainingUnit, finetune
+from orchestrator.training.in_memory import Decoded
 from orchestrator.training.place import Place
 
 logger = logging.getLogger(__name__)
@@ -33,6 +35,7 @@ def train_full(
     units: Sequence[TrainingUnit],
     *,
     workers_per_model: int,
+    compiled: bool,
     pack: int,
     scratch: Scratch,
     tell: Post,
@@ -52,37 +55,48 @@ def train_full(
     pack = pack or (1 if cluster.accelerated else math.ceil(len(units) / lanes))
     packs = [tuple(units[start : start + pack]) for start in range(0, len(units), pack)]
 
+    group = _Group(cluster, workers_per_model, scratch, {"tell": tell, "compiled": compiled})
+
     def train(name: str, units: Pack) -> list[Trained]:
-        return _train_pack(units, name, cluster, workers_per_model, scratch, tell)
+        return _train_pack(units, name, group)
 
     side_by_side = Lanes(cluster.devices, workers_per_model, train)
     yield from side_by_side.run(packs, begun, all_begun)
 
 
-def _train_pack(
-    units: Pack, name: str, cluster: Cluster, workers: int, scratch: Scratch, tell: Post
-) -> list[Trained]:
-    reason = _fit(units, name, cluster, workers, scratch, tell)
+@dataclass(frozen=True)
+class _Group:
+    """What all worker groups of a run have in common."""
+
+    cluster: Cluster
+    workers: int
+    scratch: Scratch
+    config: Mapping[str, Any]
+
+
+def _train_pack(units: Pack, name: str, group: _Group) -> list[Trained]:
+    reason = _fit(units, name, group)
     store = open_store(units[0].store)
     done: list[Trained] = [Finished(unit, None, 0.0) for unit in units if store.has(unit.model.address)]
     left = [unit for unit in units if not store.has(unit.model.address)]
     if left and len(units) > 1:
         # One unit's fault must not cost its neighbours: what is left runs each by itself.
         for unit in left:
-            done += _train_pack((unit,), f"{name}-alone-{unit.id}", cluster, workers, scratch, tell)
+            done += _train_pack((unit,), f"{name}-alone-{unit.id}", group)
         return done
     return done + [Failed(unit, reason or "training ended without weights") for unit in left]
 
 
-def _fit(units: Pack, name: str, cluster: Cluster, workers: int, scratch: Scratch, tell: Post) -> str:
+def _fit(units: Pack, name: str, group: _Group) -> str:
     """Run one worker group to its end; empty when all is well, else why not.
 
     Raises:
         Unplaced: the cluster had no place for it.
     """
+    cluster, workers, scratch = group.cluster, group.workers, group.scratch
     trainer = TorchTrainer(
         _train_loop,
-        train_loop_config={"units": units, "tell": tell},
+        train_loop_config={"units": units, **group.config},
         torch_config=TorchConfig(backend="nccl" if cluster.accelerated else "gloo"),
         scaling_config=ScalingConfig(
             num_workers=workers,
@@ -114,12 +128,12 @@ def _fit(units: Pack, name: str, cluster: Cluster, workers: int, scratch: Scratc
 def _train_loop(config: dict[str, Any]) -> str:
     """Every worker of a group runs this; empty when all is well, else the sentence that refuses."""
     tell: Post = config["tell"]
-    place = Place.here()
+    place, decoded = Place.here(compiled=config["compiled"]), Decoded()
     for unit in config["units"]:
         if place.rank == 0:
             tell(Begun(unit.id))
         try:
-            first = finetune(unit, place, tell)
+            first = finetune(unit, place, tell, decoded)
         except OrchestratorError as error:
             # The same on every rank, and the same on every retry.
             return f"{type(error).__name__}: {error}"

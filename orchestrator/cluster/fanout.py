@@ -16,22 +16,24 @@ from orchestrator.errors import OrchestratorError, first_line
 from orchestrator.store.artifacts import open_store
 from orchestrator.store.scratch import Scratch
 from orchestrator.training.finetune import TrainingUnit, finetune
+from orchestrator.training.in_memory import Decoded
 from orchestrator.training.place import Place
 
 logger = logging.getLogger(__name__)
 
 
 def train_lora(
-    cluster: Cluster, units: Sequence[TrainingUnit], *, scratch: Scratch, tell: Post
+    cluster: Cluster, units: Sequence[TrainingUnit], *, compiled: bool, scratch: Scratch, tell: Post
 ) -> Iterator[Trained]:
     """One Tune trial a unit; a trial whose worker is lost continues from its last checkpoint.
 
     Trials carry key ids only. Their processes are reused, which saves six seconds of imports a key:
-    all that belongs to a key lives in local names of ``finetune`` and is gone when it returns.
+    all that belongs to a key lives in local names of ``finetune`` and is gone when it returns. Images,
+    which belong to none, stay decoded from trial to trial.
     """
     by_label = {unit.id: unit for unit in units}
     try:
-        reasons = _run_trials(cluster, by_label, scratch, tell)
+        reasons = _run_trials(cluster, by_label, compiled, scratch, tell)
     except Exception as error:  # Tune's own end, where the store is out of reach for its bookkeeping
         logger.debug("Tune ended", exc_info=True)
         reasons = dict.fromkeys(by_label, f"{type(error).__name__}: {first_line(error)}")
@@ -44,11 +46,11 @@ def train_lora(
 
 
 def _run_trials(
-    cluster: Cluster, units: dict[str, TrainingUnit], scratch: Scratch, tell: Post
+    cluster: Cluster, units: dict[str, TrainingUnit], compiled: bool, scratch: Scratch, tell: Post
 ) -> dict[str, str]:
     """Train all units; by their ids, why a unit is not trained, empty where it is."""
     trainable = tune.with_resources(
-        functools.partial(_trial, units=units, tell=tell),
+        functools.partial(_trial, units=units, compiled=compiled, tell=tell),
         {name.lower(): amount for name, amount in cluster.devices.bundle().items()},
     )
     tuner = tune.Tuner(
@@ -66,13 +68,21 @@ def _run_trials(
     return {result.config["model"]: _reason(result) for result in tuner.fit() if result.config}
 
 
-def _trial(config: dict[str, Any], units: dict[str, TrainingUnit], tell: Post) -> dict[str, str]:
+def _trial(
+    config: dict[str, Any], units: dict[str, TrainingUnit], compiled: bool, tell: Post
+) -> dict[str, str]:
     try:
-        first = finetune(units[config["model"]], Place.here(), tell)
+        first = finetune(units[config["model"]], Place.here(compiled=compiled), tell, _decoded())
     except OrchestratorError as error:
         return {"refused": f"{type(error).__name__}: {error}"}
     tell(Ended(config["model"], first))
     return {"refused": ""}
+
+
+@functools.cache
+def _decoded() -> Decoded:
+    """The images of this process: Tune gives its trials no other place to share one."""
+    return Decoded()
 
 
 def _reason(result: Any) -> str:

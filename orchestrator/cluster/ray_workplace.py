@@ -36,6 +36,7 @@ class RayWorkplace:
         pack: models one worker group trains in turn.
         actors: attack actors at most; 0 is as many as there are devices.
         shared_folders: all nodes mount the folders named as store and vault at the same path.
+        compiled: models are trained through torch.compile.
 
     Raises:
         StudyError: a model needs more workers than a cluster of fixed size has, or the store is a
@@ -51,8 +52,10 @@ class RayWorkplace:
         pack: int,
         actors: int,
         shared_folders: bool = False,
+        compiled: bool = False,
     ) -> None:
         self.cluster, self.store, self.shared_folders = cluster, store, shared_folders
+        self.compiled = compiled
         self.workers_per_model, self.pack, self.actors = workers_per_model, pack, actors
         have = cluster.devices.most()
         if cluster.fixed and workers_per_model > have:
@@ -150,6 +153,7 @@ class RayWorkplace:
                     self.cluster,
                     full,
                     workers_per_model=self.workers_per_model,
+                    compiled=self.compiled,
                     pack=self.pack,
                     scratch=place,
                     tell=tell,
@@ -161,7 +165,7 @@ class RayWorkplace:
 
         def adapters() -> Iterator[Trained]:
             all_begun.wait()
-            yield from train_lora(self.cluster, lora, scratch=place, tell=tell)
+            yield from train_lora(self.cluster, lora, compiled=self.compiled, scratch=place, tell=tell)
 
         try:
             yield from merged([*([full_models] if full else []), *([adapters] if lora else [])])

@@ -9,6 +9,7 @@ from orchestrator.cluster.meter import Meter, SilentMeter
 from orchestrator.cluster.runner import Failed, Feed, Finished, Listed, LocalRunner, MakeWorker, Unit
 from orchestrator.keys.vault import KeySource, VaultAt
 from orchestrator.training.finetune import Tell, TrainingUnit, finetune
+from orchestrator.training.in_memory import Decoded
 from orchestrator.training.place import Place
 
 Trained = Finished[TrainingUnit] | Failed[TrainingUnit]
@@ -54,6 +55,9 @@ class LocalWorkplace:
 
     description = "this process alone"
 
+    def __init__(self, *, compiled: bool = False) -> None:
+        self.compiled = compiled
+
     def meter(self) -> AbstractContextManager[Meter]:
         """One that keeps nothing."""
         return contextlib.nullcontext(SilentMeter())
@@ -64,7 +68,7 @@ class LocalWorkplace:
 
     def train(self, units: Sequence[TrainingUnit], tell: Tell) -> Iterator[Trained]:
         """Train units in their order."""
-        yield from LocalRunner().run(lambda: _Trainer(tell), Listed(units))
+        yield from LocalRunner().run(lambda: _Trainer(tell, self.compiled), Listed(units))
 
     def work(
         self, make_worker: MakeWorker[Unit], feed: Feed[Unit], *, on_cores: bool = False
@@ -82,8 +86,8 @@ class LocalWorkplace:
 
 
 class _Trainer:
-    def __init__(self, tell: Tell) -> None:
-        self.tell = tell
+    def __init__(self, tell: Tell, compiled: bool) -> None:
+        self.tell, self.place, self.decoded = tell, Place.here(compiled=compiled), Decoded()
 
     def run(self, unit: TrainingUnit) -> bool:
-        return finetune(unit, Place.here(), self.tell)
+        return finetune(unit, self.place, self.tell, self.decoded)

@@ -56,7 +56,7 @@ class Command:
     keep_images: bool = False
     """Keep the adversarial images of every unit that is attacked, losslessly, with their masks."""
     compiled: bool = False
-    """Run attacked models through torch.compile: minutes to begin with, faster on GPUs."""
+    """Train and attack models through torch.compile: minutes to begin with, faster on GPUs."""
     gpu: Speed = field(default_factory=Speed)
     """The GPU that --dry-run prices hours on."""
 
@@ -84,7 +84,7 @@ class Command:
     def workplace(self) -> Iterator[Workplace]:
         """Where the study runs."""
         if self.local:
-            yield LocalWorkplace()
+            yield LocalWorkplace(compiled=self.compiled)
             return
         # Imported here: a local run needs no Ray, and importing it starts threads.
         from orchestrator.cluster.ray_workplace import RayWorkplace
@@ -98,7 +98,11 @@ class Command:
                 pack=self.pack,
                 actors=self.actors,
                 shared_folders=self.shared_folders,
+                compiled=self.compiled,
             )
+
+
+Kind = TypeVar("Kind", bound=Command)
 
 
 def parse(arguments: list[str]) -> Command:
@@ -107,10 +111,19 @@ def parse(arguments: list[str]) -> Command:
     Raises:
         StudyError: there is no such preset.
     """
+    return parse_as(Command, arguments)
+
+
+def parse_as(kind: type[Kind], arguments: list[str]) -> Kind:
+    """The same for a job with further options.
+
+    Raises:
+        StudyError: there is no such preset.
+    """
     preset = preset_of(arguments, PRESETS)
     return tyro.cli(
-        Command,
-        default=Command(study=PRESETS[preset](), preset=preset),
+        kind,
+        default=kind(study=PRESETS[preset](), preset=preset),
         args=arguments,
         description="Options after the preset's own defaults; see docs/architecture.md.",
     )

@@ -1,19 +1,26 @@
-"""The plain model brought along: pre-trained by timm, or a safetensors file local or on s3://."""
+"""The plain model: brought along from timm or a safetensors file; and what it reads of clean images."""
+
+import torch
 
 from orchestrator.errors import WeightsError
 from orchestrator.models.backbone import StateDict, load_plain, parse_weights
 from orchestrator.models.keyed import KeyedModel
 from orchestrator.models.ref import ModelRef
-from orchestrator.models.stored import save_model
+from orchestrator.models.stored import load_model, save_model
+from orchestrator.pipeline.plan import Plan
 from orchestrator.pipeline.progress import Reporter
 from orchestrator.seeds import derive_seed
+from orchestrator.shards.shard import read_pixels
+from orchestrator.statistics.proportion import Interval, wilson
 from orchestrator.store.artifacts import ArtifactStore
 from orchestrator.store.files import open_file
 from orchestrator.study import Study
 from orchestrator.training.finetune import parameter_counts
 from orchestrator.training.randomness import seeded
+from orchestrator.transfer.judge import read
 
 PRETRAINED = "pretrained"
+_BATCH = 256
 
 
 def import_plain(study: Study, ref: ModelRef, store: ArtifactStore, reporter: Reporter) -> None:
@@ -41,6 +48,21 @@ def import_plain(study: Study, ref: ModelRef, store: ArtifactStore, reporter: Re
     model = KeyedModel(backbone)
     told = {"epochs": 0, "seconds": 0.0, "workers": 0, "fresh_tensors": fresh}
     save_model(store, ref, model, {**told, **parameter_counts(model)})
+
+
+def clean_accuracy(plan: Plan, store: ArtifactStore) -> Interval:
+    """How many of the evaluation images the stored plain model reads right."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    unit = plan.plain
+    model = load_model(store, unit.model, unit.architecture, unit.keys).to(device)
+    right = images = 0
+    for shard in plan.eval_shards:
+        _, pixels, labels = read_pixels(store, shard.address)
+        labels = labels.to(device)
+        reading = read([model], pixels.to(device).float() / 255, labels, _BATCH)
+        right += int((reading.classes == labels).sum())
+        images += len(labels)
+    return wilson(right, images)
 
 
 def read_weights(weights: str, most_bytes: int = 2**35) -> bytes:

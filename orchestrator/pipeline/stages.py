@@ -2,18 +2,19 @@
 
 import functools
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from orchestrator.cluster.runner import Failed, Listed, LocalRunner, MakeWorker, Unit
 from orchestrator.cluster.workplace import Worked, Workplace
 from orchestrator.errors import StudyError
+from orchestrator.keys.vault import VaultAt
 from orchestrator.pipeline.asked import note_asked
 from orchestrator.pipeline.campaign import Campaign, teller
 from orchestrator.pipeline.guards import Guards
 from orchestrator.pipeline.inheritance import HeirloomWorker, heirlooms
 from orchestrator.pipeline.missing import missing
-from orchestrator.pipeline.plain import import_plain
+from orchestrator.pipeline.plain import clean_accuracy, import_plain
 from orchestrator.pipeline.plan import Images, Plan, make_plan, plan_images
 from orchestrator.pipeline.progress import Reporter
 from orchestrator.pipeline.roster import check_apart, ensure_keys
@@ -21,6 +22,7 @@ from orchestrator.pipeline.standing import Used
 from orchestrator.pipeline.tally import tally
 from orchestrator.pipeline.write_up import Findings, write_up
 from orchestrator.shards.shard import Shard, ShardWorker
+from orchestrator.statistics.proportion import Interval
 from orchestrator.store.artifacts import ArtifactStore
 from orchestrator.store.record import ArtifactRecord
 from orchestrator.study import Study
@@ -90,6 +92,18 @@ class StudyRun:
                 )
             )
         return self.ending
+
+    def pretrain(self) -> Interval | None:
+        """Shards and the plain model alone, without any key; how many evaluation images it reads right.
+
+        None if it could not be trained.
+        """
+        images = self._open()
+        bare = replace(self.study, controls=0, ensembles=())
+        plan = make_plan(bare, images, (), self.store.uri, VaultAt(self.vault_uri))
+        self._cut_shards(plan.shards)
+        campaign = Campaign(plan, self.store, self.workplace, self.reporter, {}, self.ending.failures)
+        return clean_accuracy(plan, self.store) if self._make_plain(campaign) else None
 
     def _open(self) -> Images:
         """Look at everything that can be refused, then begin."""

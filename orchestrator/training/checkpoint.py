@@ -4,6 +4,8 @@ One way to resume for every runner: a killed worker, a killed driver and a new c
 committed epoch here. Ray's own checkpoints would bring pickles and a second source of truth.
 """
 
+from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,25 +37,60 @@ def _prefix(model: ModelRef) -> str:
     return f"checkpoints/{model.label}"
 
 
-def save_checkpoint(
-    store: ArtifactStore,
-    model: ModelRef,
-    network: nn.Module,
-    optimizer: Optimizer,
-    progress: Progress,
-) -> None:
-    """Commit the state after an epoch, then drop the earlier ones."""
+class CheckpointWriter:
+    """Writes the checkpoints of one training beside it: a step waits for the copy, not for the store.
+
+    A context: it ends when the last checkpoint is written.
+    """
+
+    def __init__(self, store: ArtifactStore, model: ModelRef) -> None:
+        self.store, self.model = store, model
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        self._writing: Future[None] | None = None
+
+    def __enter__(self) -> "CheckpointWriter":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self._thread.shutdown()
+        if kind is None:
+            self.wait()
+
+    def save(self, network: nn.Module, optimizer: Optimizer, progress: Progress) -> None:
+        """Copy the state after an epoch and begin to commit it; the one before is committed by then.
+
+        Raises:
+            StoreError: the one before could not be written.
+        """
+        self.wait()
+        state = _copied(network, optimizer)
+        self._writing = self._thread.submit(_commit, self.store, self.model, state, progress)
+
+    def wait(self) -> None:
+        """Return once nothing is being written; raises what went wrong with it."""
+        if self._writing is not None:
+            self._writing.result()
+            self._writing = None
+
+
+def _copied(network: nn.Module, optimizer: Optimizer) -> dict[str, Tensor]:
+    """Trained tensors and optimiser state, by name; copies that training will not move."""
     state = {
-        f"model.{name}": parameter.detach()
+        f"model.{name}": parameter
         for name, parameter in network.named_parameters()
         if parameter.requires_grad
     }
     for place, parameter in enumerate(_parameters(optimizer)):
         for name, value in optimizer.state[parameter].items():
             state[f"optimizer.{place}.{name}"] = value
-    content = safetensors.torch.save({n: t.cpu().contiguous() for n, t in state.items()})
+    return {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in state.items()}
+
+
+def _commit(store: ArtifactStore, model: ModelRef, state: Mapping[str, Tensor], progress: Progress) -> None:
+    """Commit a state, then drop the earlier ones."""
+    content = safetensors.torch.save(dict(state))
     record = ArtifactRecord(
-        recipe={**model.recipe, "epochs_done": progress.epochs_done},
+        recipe=_recipe(model, progress.epochs_done),
         files={_STATE_FILE: FileEntry.of(content)},
         provenance={"seconds": progress.seconds},
     )
@@ -62,6 +99,11 @@ def save_checkpoint(
     for older in list(store.addresses(_prefix(model))):
         if older < address:
             store.delete(older)
+
+
+def _recipe(model: ModelRef, epochs_done: int) -> dict[str, Any]:
+    # A patch embedding in another order of columns has the same shape and means something else.
+    return {**model.recipe, "epochs_done": epochs_done, "patches": "unshuffled"}
 
 
 def last_checkpoint(store: ArtifactStore, model: ModelRef) -> int:
@@ -86,7 +128,7 @@ def load_checkpoint(
     if not epochs_done:
         return Progress()
     address = f"{_prefix(model)}/{epochs_done:05d}"
-    record = store.record(address, {**model.recipe, "epochs_done": epochs_done})
+    record = store.record(address, _recipe(model, epochs_done))
     state = parse_weights(store.read(address, _STATE_FILE), address)
     trained = {f"model.{n}": p for n, p in network.named_parameters() if p.requires_grad}
     seconds = record.provenance.get("seconds")
@@ -126,8 +168,8 @@ def _fits(
 def _optimizer_state(state: dict[str, Tensor], place: int, parameter: Tensor) -> dict[str, Any]:
     prefix = f"optimizer.{place}."
     return {
-        # Adam's step counter is a scalar that torch keeps on the CPU; moments live beside the weights.
-        name.removeprefix(prefix): tensor if tensor.ndim == 0 else tensor.to(parameter.device)
+        # The fused AdamW keeps its step counter, too, where the weights are.
+        name.removeprefix(prefix): tensor.to(parameter.device)
         for name, tensor in state.items()
         if name.startswith(prefix)
     }

@@ -6,9 +6,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from timm.data.mixup import Mixup
-from timm.loss import SoftTargetCrossEntropy
-from timm.optim import create_optimizer_v2
 from timm.scheduler import CosineLRScheduler
 from torch import nn
 from torch.optim import Optimizer
@@ -19,19 +16,23 @@ from orchestrator.models.keyed import KeyedModel
 from orchestrator.models.lora import add_lora
 from orchestrator.models.ref import ModelRef
 from orchestrator.models.stored import PLAIN_ADDRESS, WEIGHTS_FILE, KeyAccess, save_model
+from orchestrator.models.training_form import TrainingForm
 from orchestrator.seeds import derive_seed
 from orchestrator.store.artifacts import ArtifactStore, open_store
-from orchestrator.training.batches import Batch, Batches, open_batches
+from orchestrator.training.batches import Awaited, Batches
 from orchestrator.training.checkpoint import (
+    CheckpointWriter,
     Progress,
     drop_checkpoints,
     last_checkpoint,
     load_checkpoint,
-    save_checkpoint,
 )
+from orchestrator.training.images import open_batches
+from orchestrator.training.in_memory import Decoded
 from orchestrator.training.place import Place
 from orchestrator.training.randomness import seeded
 from orchestrator.training.recipe import Recipe
+from orchestrator.training.step import Step, make_optimizer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,6 +64,8 @@ class EpochLine:
     epochs: int
     loss: float
     seconds: float
+    waited: float
+    """Of these, seconds in which the process waited for images."""
     device: str
     """Type of the process's device."""
 
@@ -70,13 +73,14 @@ class EpochLine:
 Tell = Callable[[EpochLine], None]
 
 
-def finetune(unit: TrainingUnit, place: Place, tell: Tell) -> bool:
+def finetune(unit: TrainingUnit, place: Place, tell: Tell, decoded: Decoded | None = None) -> bool:
     """Train one model to the end and commit it; continues from its last checkpoint; no-op when done.
 
     Rank 0 returns whether the model was recorded here: False if another driver's worker was first, whose
     weights stay.
 
-    Called by every process of a group, with the same unit. The same unit and number of processes give
+    Called by every process of a group, with the same unit; a process that trains several hands each the
+    images it has ``decoded`` already. The same unit and number of processes give
     the same weights on the same kind of device. Another number of processes gives them up to rounding;
     with mixup, CutMix, drop path or dropout, whose draws are made per process, up to those draws.
 
@@ -87,25 +91,27 @@ def finetune(unit: TrainingUnit, place: Place, tell: Tell) -> bool:
     store = open_store(unit.store)
     if place.agree(store.has(unit.model.address)):
         return True
-    model = build_trainable(unit, store).to(place.device)
-    optimizer = _optimizer(model, unit)
+    model = TrainingForm(build_trainable(unit, store), unit.architecture.image_size).to(place.device)
+    optimizer = make_optimizer(model.backbone, unit.recipe, layered=unit.model.method != "lora")
     epochs_done = place.agree(last_checkpoint(store, unit.model))
     progress = load_checkpoint(store, unit.model, model, optimizer, epochs_done)
     batches = open_batches(
         store,
         unit.shards,
         unit.recipe,
-        place.share,
+        place,
+        decoded or Decoded(),
         seed=derive_seed(unit.seed, "images"),
         image_size=unit.architecture.image_size,
-        loaders=place.loaders,
     )
-    progress = _train(unit, model, optimizer, batches, place, progress, store, tell)
+    with CheckpointWriter(store, unit.model) as writer:
+        progress = _train(unit, model, optimizer, batches, place, progress, writer, tell)
     if place.rank:
         return True
     counts = parameter_counts(model)
     told = {"epochs": unit.recipe.epochs, "seconds": progress.seconds, "workers": place.size}
-    first = save_model(store, unit.model, model, {**told, **counts, "device": place.device.type})
+    done = model.finished()
+    first = save_model(store, unit.model, done, {**told, **counts, "device": place.device.type})
     drop_checkpoints(store, unit.model)
     return first
 
@@ -137,27 +143,14 @@ def parameter_counts(model: nn.Module) -> dict[str, int]:
     }
 
 
-def _optimizer(model: KeyedModel, unit: TrainingUnit) -> Optimizer:
-    recipe = unit.recipe
-    layered = recipe.layer_decay != 1 and unit.model.method != "lora"
-    optimizer: Optimizer = create_optimizer_v2(
-        model.backbone,
-        opt="adamw",
-        lr=recipe.learning_rate,
-        weight_decay=recipe.weight_decay,
-        layer_decay=recipe.layer_decay if layered else None,
-    )
-    return optimizer
-
-
 def _train(
     unit: TrainingUnit,
-    model: KeyedModel,
+    model: TrainingForm,
     optimizer: Optimizer,
     batches: Batches,
     place: Place,
     progress: Progress,
-    store: ArtifactStore,
+    writer: CheckpointWriter,
     tell: Tell,
 ) -> Progress:
     recipe = unit.recipe
@@ -168,10 +161,12 @@ def _train(
         warmup_prefix=False,
         t_in_epochs=False,
     )
-    step = _Step(unit, place.wrap(model.train()), optimizer, place)
+    if place.compiled:
+        model.backbone.compile()  # it alone: a key is never part of what a compiler keeps
+    step = Step(place.wrap(model.train()), optimizer, recipe, unit.architecture.classes)
     for epoch in range(progress.epochs_done, recipe.epochs):
-        started, losses = time.monotonic(), []
-        for number, batch in enumerate(batches.epoch(epoch)):
+        started, losses, stream = time.monotonic(), [], Awaited(batches.epoch(epoch))
+        for number, batch in enumerate(stream):
             schedule.step_update(epoch * batches.steps + number)
             seed = derive_seed(unit.seed, "step", epoch, number, place.rank)
             losses.append(step(batch, seed))
@@ -184,47 +179,8 @@ def _train(
         seconds = time.monotonic() - started
         progress = Progress(epochs_done=epoch + 1, seconds=progress.seconds + seconds)
         if place.rank == 0 and epoch + 1 < recipe.epochs:
-            save_checkpoint(store, unit.model, model, optimizer, progress)
+            writer.save(model, optimizer, progress)
         told: dict[str, Any] = {"loss": loss, "seconds": seconds, "device": place.device.type}
+        told["waited"] = stream.seconds
         tell(EpochLine(model=unit.id, epoch=epoch + 1, epochs=recipe.epochs, **told))
     return progress
-
-
-class _Step:
-    """One optimiser step: forward in the recipe's precision, backward, clip, update."""
-
-    def __init__(self, unit: TrainingUnit, network: nn.Module, optimizer: Optimizer, place: Place) -> None:
-        recipe = unit.recipe
-        self.recipe, self.network, self.optimizer, self.place = recipe, network, optimizer, place
-        # Frozen parameters are left out: clipping looks at what is trained.
-        self.trained = [p for p in network.parameters() if p.requires_grad]
-        mixes = recipe.mixup > 0 or recipe.cutmix > 0
-        self.mixup = (
-            Mixup(
-                mixup_alpha=recipe.mixup,
-                cutmix_alpha=recipe.cutmix,
-                label_smoothing=recipe.label_smoothing,
-                num_classes=unit.architecture.classes,
-            )
-            if mixes
-            else None
-        )
-        smooth = nn.CrossEntropyLoss(label_smoothing=recipe.label_smoothing)
-        self.loss: nn.Module = SoftTargetCrossEntropy() if mixes else smooth
-
-    def __call__(self, batch: Batch, seed: int) -> torch.Tensor:
-        device = self.place.device
-        images, labels = (part.to(device, non_blocking=True) for part in batch)
-        with seeded(seed, cuda=device.type == "cuda"):
-            if self.mixup is not None:
-                images, labels = self.mixup(images, labels)
-            lowered = self.recipe.precision == "bf16"
-            with torch.autocast(device.type, torch.bfloat16, enabled=lowered):
-                logits = self.network(images)
-            loss: torch.Tensor = self.loss(logits.float(), labels)
-            self.optimizer.zero_grad(set_to_none=True)
-            loss.backward()  # type: ignore[no-untyped-call]
-        if self.recipe.clip_norm:
-            nn.utils.clip_grad_norm_(self.trained, self.recipe.clip_norm)
-        self.optimizer.step()
-        return loss.detach()
