@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from orchestrator.detection.guard.findings import DetectionFindings
 from orchestrator.report.album import Album
 from orchestrator.transfer.matrix import TransferMatrix
 
@@ -52,3 +53,5 @@ class StudySummary:
     attack_seconds: Mapping[str, float] = field(default_factory=dict)
     """Wall time of attacking a source and scoring its images, by the source's name and method as in
     ``k-3f9a61c2d0e4.full``; empty where it is not known."""
+    detection: DetectionFindings | None = None
+    """What the study's detectors stop, where it was given some."""

@@ -10,6 +10,9 @@ from orchestrator.statistics.estimate import Estimate
 from orchestrator.statistics.proportion import Interval
 from orchestrator.transfer.matrix import Panel
 
+CLEAN_IMAGES = "clean images"
+"""In words, of a harmless line: all clean images, by which it shows whether a rate is kept."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class SortLine:
