@@ -85,7 +85,7 @@ def make_findings(judged: pa.Table, count: int, draws: int = 40, notes=None) -> 
         ("noise under ℓ∞ ε = 8/255", 1000),
     ]
     own = {
-        rate: Estimate(0.97 - rate, 0.97 - rate + np.linspace(-0.01, 0.01, draws)) for rate in (0, *RATES)
+        rate: Estimate(0.97 - rate, 0.97 - rate + np.linspace(-0.01, 0.01, draws)) for rate in (0.0, *RATES)
     }
     return DetectionFindings(
         matrix=matrix,
