@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from orchestrator.cluster.workplace import LocalWorkplace
-from orchestrator.detection.measures import RATES
+from orchestrator.detection.rates import RATES
 from orchestrator.detection.recipe import BankRecipe
 from orchestrator.pipeline.bars import open_reporter
 from orchestrator.pipeline.command import HOME, main, reader

@@ -2,13 +2,13 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from orchestrator.detection.examples import Examples, Part, part_of, rows_of, sampled
+from orchestrator.detection.origin import Origin
 from orchestrator.errors import DamagedArtifact
 from orchestrator.models.backbone import parse_weights
 from orchestrator.models.ensemble import member_names
@@ -19,7 +19,6 @@ from orchestrator.store.catalogue import read_records
 from orchestrator.store.parquet import told_as
 from orchestrator.store.record import ArtifactRecord
 
-Origin = Literal["own key", "another key", "plain"]
 _FILE, _PREFIX = "images.safetensors", "adversarial"
 
 

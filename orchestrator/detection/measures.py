@@ -1,25 +1,14 @@
 """Measures of a detector: AUROC, and what it stops at a false-positive rate, with intervals."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float
-from sklearn.metrics import roc_curve
 from torch import Tensor
 
+from orchestrator.detection.rates import RATES
 from orchestrator.statistics.proportion import Interval, wilson
-
-RATES = (0.01, 0.02, 0.05)
-
-
-@dataclass(frozen=True)
-class Roc:
-    """Which share of attacked images is stopped at each share of clean ones."""
-
-    false_positives: Float[np.ndarray, " points"]
-    true_positives: Float[np.ndarray, " points"]
 
 
 def auroc(
@@ -52,13 +41,6 @@ def auroc(
     return Interval(_area(*sides), float(low), float(high))
 
 
-def roc(clean: Float[Tensor, " clean"], attacked: Float[Tensor, " attacked"]) -> Roc:
-    """The curve of all thresholds; these are thresholds on the very images, for figures alone."""
-    sides = [_finite(side) for side in (clean, attacked)]
-    false_positives, true_positives, _ = roc_curve(_truth(*sides), -np.concatenate(sides))
-    return Roc(false_positives, true_positives)
-
-
 def flagged(flags: Bool[Tensor, " images"]) -> Interval:
     """The share of images that are stopped, with Wilson's interval."""
     return wilson(int(flags.sum()), len(flags))
@@ -74,10 +56,6 @@ def _area(clean: np.ndarray, attacked: np.ndarray) -> float:
     ordered = np.sort(attacked)
     lower, not_higher = (np.searchsorted(ordered, clean, side) for side in ("left", "right"))
     return float((lower + not_higher).mean() / (2 * len(attacked)))
-
-
-def _truth(clean: np.ndarray, attacked: np.ndarray) -> np.ndarray:
-    return np.repeat([0, 1], [len(clean), len(attacked)])
 
 
 def _finite(scores: Float[Tensor, " images"]) -> np.ndarray:

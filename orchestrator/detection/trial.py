@@ -10,8 +10,9 @@ from torch import Tensor, nn
 from orchestrator.detection.bank import DetectorBank
 from orchestrator.detection.draws import draw_seeds
 from orchestrator.detection.examples import Examples
-from orchestrator.detection.kept import Origin
-from orchestrator.detection.measures import RATES, auroc, flagged_at
+from orchestrator.detection.measures import auroc, flagged_at
+from orchestrator.detection.origin import Origin
+from orchestrator.detection.rates import RATES
 from orchestrator.detection.scores import Rule
 from orchestrator.detection.verdict import Verdict
 from orchestrator.seeds import derive_seed

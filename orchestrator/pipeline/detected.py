@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from orchestrator.detection.guard.findings import DetectionFindings
-from orchestrator.detection.measures import RATES
+from orchestrator.detection.rates import RATES
 from orchestrator.report.fleet import estimated
 from orchestrator.report.wording import NONE, interval, panel_words
 

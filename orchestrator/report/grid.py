@@ -27,7 +27,7 @@ class Grid:
     names: Sequence[str]
     cells: Mapping[tuple[str, str], Cell]
     ensembles: Sequence[str] = ()
-    """Sources of several models, which are no targets: the last rows."""
+    """Sources that are no targets, mostly of several models: the last rows."""
     twins: Mapping[str, str] = field(default_factory=dict)
     """Of each control that has the key of a slot, or its weights, that slot's key id."""
     matrix: TransferMatrix | None = None

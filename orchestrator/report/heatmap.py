@@ -1,6 +1,7 @@
-"""The heatmap of a panel: fooling rates, sources by targets, on the page or in a paper's column."""
+"""The heatmap of a panel: rates, sources by targets, on the page or in a paper's column."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +12,7 @@ from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
+from orchestrator.models.ensemble import member_names
 from orchestrator.models.ref import PLAIN
 from orchestrator.report.grid import Grid
 from orchestrator.report.sheet import PAGE, Sheet, new_figure
@@ -22,11 +24,28 @@ _MOST_RULED = 40  # beyond that the rules between cells would hide the cells
 _MOST_DRAWN = 512
 _LONGEST = 20  # characters of a row's name; the names of ensembles list their members
 _COLOURS = matplotlib.colormaps["cividis"]  # even steps of lightness, for colour-blind readers too
-# By the square root: most pairs lie below 20 %, where a matrix of many keys has all its structure.
-_STRETCHED = PowerNorm(0.5, vmin=0, vmax=1)
-_MARKS = (0, 0.05, 0.2, 0.5, 1)
 # A character of the font is about this part of its height wide.
 _WIDE = 0.6
+
+
+@dataclass(frozen=True)
+class Scale:
+    """What the colours of a heatmap mean."""
+
+    words: str
+    power: float
+    """Of the rate, which colours follow."""
+    marks: Sequence[float]
+
+    @property
+    def stretched(self) -> PowerNorm:
+        """From a rate to its place among the colours."""
+        return PowerNorm(self.power, vmin=0, vmax=1)
+
+
+# By the square root: most pairs lie below 20 %, where a matrix of many keys has all its structure.
+FOOLED = Scale("fooled (%)", 0.5, (0.0, 0.05, 0.2, 0.5, 1.0))
+STOPPED = Scale("stopped (%)", 1.0, (0.0, 0.25, 0.5, 0.75, 1.0))
 
 
 @dataclass(frozen=True)
@@ -57,8 +76,8 @@ def is_drawn(grid: Grid) -> bool:
     return len(grid.rows) <= _MOST_DRAWN
 
 
-def draw_heatmap(grid: Grid, sheet: Sheet) -> Heatmap:
-    """Fooling rates of a grid, sources in rows, targets in columns."""
+def draw_heatmap(grid: Grid, sheet: Sheet, scale: Scale = FOOLED) -> Heatmap:
+    """Fooling rates of a grid, or what stands in their place; sources in rows, targets in columns."""
     layout, rows, columns = _plan(grid, sheet), len(grid.rows), len(grid.names)
     wide, high = layout.cell * columns, layout.cell * rows
     width, height = layout.left + wide + layout.right, layout.above + high + layout.below
@@ -67,14 +86,14 @@ def draw_heatmap(grid: Grid, sheet: Sheet) -> Heatmap:
     axes = figure.add_axes(box)
     axes.patch.set_facecolor(sheet.missing)
     # In SVG a cell is one pixel, and the reader's screen enlarges it; paper gets pixels of its own.
-    how = "none" if sheet is PAGE else "nearest"
-    axes.imshow(grid.fooling(), cmap=_COLOURS, norm=_STRETCHED, interpolation=how, aspect="auto")
+    how = "none" if sheet.on_page else "nearest"
+    axes.imshow(grid.fooling(), cmap=_COLOURS, norm=scale.stretched, interpolation=how, aspect="auto")
     _label(axes, grid, sheet, layout)
     _rule(axes, grid, sheet, layout)
-    _mark(axes, grid, sheet, layout)
+    _mark(axes, grid, sheet, layout, scale)
     tall = min(high, 2.4)
     left, bottom = (width - layout.right + 0.1) / width, 1 - (layout.above + tall) / height
-    _scale(figure.add_axes((left, bottom, 0.1 / width, tall / height)), sheet)
+    _scale(figure.add_axes((left, bottom, 0.1 / width, tall / height)), sheet, scale)
     return Heatmap(figure, (box[0], layout.above / height, box[2], box[3]), _bounded(grid, sheet))
 
 
@@ -128,7 +147,8 @@ def _label(axes: Axes, grid: Grid, sheet: Sheet, layout: _Layout) -> None:
 
 def _kinds(grid: Grid) -> dict[float, str]:
     """The middle of every kind of rows, where there are enough of them to be named."""
-    counts = {"keys": grid.keys, "controls": grid.controls, "ensembles": grid.ensembles}
+    last = "ensembles" if all(len(member_names(name)) > 1 for name in grid.ensembles) else "other sources"
+    counts = {"keys": grid.keys, "controls": grid.controls, last: grid.ensembles}
     above, kinds = float(PLAIN in grid.names), {}
     for words, names in counts.items():
         if len(names) > len(grid.rows) / 12:
@@ -149,7 +169,7 @@ def _rule(axes: Axes, grid: Grid, sheet: Sheet, layout: _Layout) -> None:
     axes.hlines([seam - 0.5 for seam in grid.seams], -0.5, wide, **gap)
 
 
-def _mark(axes: Axes, grid: Grid, sheet: Sheet, layout: _Layout) -> None:
+def _mark(axes: Axes, grid: Grid, sheet: Sheet, layout: _Layout, scale: Scale) -> None:
     numbered = len(grid.names) <= _MOST_NUMBERED
     bounded = _bounded(grid, sheet)
     for row, source in enumerate(grid.rows):
@@ -157,7 +177,7 @@ def _mark(axes: Axes, grid: Grid, sheet: Sheet, layout: _Layout) -> None:
             if not numbered and source != target:
                 continue
             fooling = grid.cell(source, target).fooling
-            ink = _ink_on(fooling.rate, sheet)
+            ink = _ink_on(fooling.rate, sheet, scale)
             if source == target:
                 _frame(axes, row, ink, layout)
             if numbered:
@@ -186,15 +206,15 @@ def _number(rate: float) -> str:
     return NONE if math.isnan(rate) else f"{100 * rate:.0f}"
 
 
-def _ink_on(rate: float, sheet: Sheet) -> str:
+def _ink_on(rate: float, sheet: Sheet, scale: Scale) -> str:
     if math.isnan(rate):
         return sheet.ink
-    red, green, blue, _ = _COLOURS(float(_STRETCHED(rate)))
+    red, green, blue, _ = _COLOURS(float(scale.stretched(rate)))
     # Relative luminance (ITU-R BT.709 weights), without the gamma: close enough to choose an ink.
     return "#101418" if 0.2126 * red + 0.7152 * green + 0.0722 * blue > 0.5 else "#ffffff"
 
 
-def _scale(bar: Axes, sheet: Sheet) -> None:
+def _scale(bar: Axes, sheet: Sheet, scale: Scale) -> None:
     ramp = np.linspace(0, 1, 256)[:, None]
     drawn: dict[str, Any] = {"cmap": _COLOURS, "aspect": "auto", "origin": "lower", "interpolation": "none"}
     bar.imshow(ramp, **drawn, extent=(0, 1, 0, 100))
@@ -204,7 +224,9 @@ def _scale(bar: Axes, sheet: Sheet) -> None:
     written = {**sheet.text, "fontsize": sheet.points - 1}
     bar.set_xticks([])
     bar.set_yticks(
-        [100 * float(_STRETCHED(mark)) for mark in _MARKS], [f"{100 * m:.0f}" for m in _MARKS], **written
+        [100 * float(scale.stretched(mark)) for mark in scale.marks],
+        [f"{100 * mark:.0f}" for mark in scale.marks],
+        **written,
     )
-    bar.set_ylabel("fooled (%)", **written, labelpad=1)
+    bar.set_ylabel(scale.words, **written, labelpad=1)
     bar.tick_params(length=0, pad=2)

@@ -15,6 +15,8 @@ from orchestrator.report.cells import page_data
 from orchestrator.report.compared import method_table, study_table
 from orchestrator.report.costs import cost_table
 from orchestrator.report.curves import climbs, curve_table
+from orchestrator.report.detection_part import detection_part
+from orchestrator.report.detection_scope import at_largest
 from orchestrator.report.export import matrix_csv, matrix_parquet, paper_heatmaps
 from orchestrator.report.gallery import attack_plates, curve_plates, key_plate
 from orchestrator.report.grid import Grid, lay_out
@@ -23,7 +25,7 @@ from orchestrator.report.key_verdict import judge_key
 from orchestrator.report.latex import tables_tex
 from orchestrator.report.paper import table_one, table_two
 from orchestrator.report.prints import develop
-from orchestrator.report.section import make_sections, tiles
+from orchestrator.report.section import make_sections, panel_counts, tiles
 from orchestrator.report.summary import StudySummary
 from orchestrator.report.tables import Table, key_table, settings_table, stage_table
 from orchestrator.report.verdict import lead, read_headline
@@ -39,11 +41,11 @@ def write_report(summary: StudySummary) -> dict[str, bytes]:
     sections = make_sections(headlines, prints)
     climbed = climbs(grids)
     curves, attacks = curve_plates(climbed), attack_plates(grids)
-    pairs = zip(grids, sections, strict=True)
-    largest = [grid for grid, section in pairs if not section.smaller]
+    largest = at_largest(grids)
     verdicts = [judge_key(grid) for grid in largest if grid.keys]
     plates = {each.title: key_plate(each) for each in verdicts if each.effect.controlled}
-    papers = [table_one(summary), table_two(summary)]
+    papers, beside = [table_one(summary), table_two(summary)], detection_part(summary)
+    more = beside.papers if beside else ()
     content: dict[str, Any] = {
         "study": summary.study,
         "notes": summary.notes,
@@ -55,27 +57,26 @@ def write_report(summary: StudySummary) -> dict[str, bytes]:
         "attacks": attacks,
         "compared": [table for table in _compared(summary) if table.rows],
         "verdicts": [(verdict, plates.get(verdict.title)) for verdict in verdicts],
+        "controlled": bool(plates),
+        "detection": beside,
         "papers": papers,
         "costs": cost_table(summary),
         "models": key_table(summary),
         "ends": [stage_table(summary), settings_table(summary)],
-        "terms": TERMS,
+        "terms": [*TERMS, *(beside.terms if beside else ())],
         "caveats": CAVEATS,
-        "data": page_data(
-            {each.stem: each.picture.cells for each in sections if each.picture},
-            album=prints and prints.json,
-        ),
+        "data": page_data(panel_counts(sections), album=prints and prints.json),
     }
     files = {
         "index.html": render("page.html.j2", content | _inlined()),
         "report.md": render("page.md.j2", content),
-        "tables.tex": tables_tex([*_narrow(summary, largest), papers[1]]),
+        "tables.tex": tables_tex([*_narrow(summary, largest), papers[1], *more]),
         "matrix.csv": matrix_csv(summary.matrix),
         "matrix.parquet": matrix_parquet(summary.matrix),
     }
     for plate in (*curves, *attacks, *plates.values()):
         files |= plate.files
-    return files | paper_heatmaps(grids)
+    return files | paper_heatmaps(grids) | (dict(beside.files) if beside else {})
 
 
 def _narrow(summary: StudySummary, largest: Sequence[Grid]) -> list[Table]:

@@ -94,6 +94,11 @@ def make_sections(
     ]
 
 
+def panel_counts(sections: Sequence[Section]) -> dict[str, dict[str, Any]]:
+    """The counts behind the pictures, by their files' stem."""
+    return {each.stem: each.picture.cells for each in sections if each.picture}
+
+
 def tiles(headlines: Sequence[Headline]) -> Iterator[tuple[str, str, str]]:
     """Label, value and small print of the numbers to see first: of the panel whose images travel most."""
     counted = [line for line in headlines if line.between == line.between]

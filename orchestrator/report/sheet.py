@@ -6,7 +6,7 @@ objects are used directly: pyplot keeps a global list of figures, and a report m
 """
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from io import BytesIO
 from threading import Lock
 from typing import Any
@@ -46,6 +46,11 @@ class Sheet:
     font: str = "DejaVu Sans"  # comes with matplotlib, so figures look the same everywhere
 
     @property
+    def on_page(self) -> bool:
+        """Whether colours stand for those of the page."""
+        return self.ink == PAGE.ink
+
+    @property
     def text(self) -> dict[str, Any]:
         """How all text is set: names are never read as formulas."""
         return {"fontsize": self.points, "family": self.font, "color": self.ink, "parse_math": False}
@@ -66,6 +71,8 @@ PAGE = Sheet(
     width=11.8, cell=0.82, points=9.5,
 )  # fmt: skip
 """The HTML page; see ``inline_svg``."""
+HALF_PAGE = replace(PAGE, width=5.7)
+"""The page, where two figures stand side by side."""
 _PLACEHOLDERS = [PAGE.ink, PAGE.quiet, PAGE.paper, PAGE.missing, *PAGE.series]
 _VARIABLES = ["ink", "quiet", "paper", "missing", *(f"series-{number}" for number in range(1, 7))]
 # What is inside the SVG once it stands in the page: no header, no font of its own, colours of the page.

@@ -3,12 +3,25 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
+from jaxtyping import Float
+
 from orchestrator.detection.guard.matrix import GuardMatrix
-from orchestrator.detection.kept import Origin
-from orchestrator.detection.measures import Roc
+from orchestrator.detection.origin import Origin
 from orchestrator.statistics.estimate import Estimate
 from orchestrator.statistics.proportion import Interval
 from orchestrator.transfer.matrix import Panel
+
+CLEAN_IMAGES = "clean images"
+"""In words, of a harmless line: all clean images, by which it shows whether a rate is kept."""
+
+
+@dataclass(frozen=True)
+class Roc:
+    """Which share of attacked images is stopped at each share of clean ones; both ascend."""
+
+    false_positives: Float[np.ndarray, " points"]
+    true_positives: Float[np.ndarray, " points"]
 
 
 @dataclass(frozen=True, kw_only=True)

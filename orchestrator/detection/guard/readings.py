@@ -9,16 +9,18 @@ import pyarrow.compute as pc
 
 from orchestrator.detection.guard.areas import mean_area
 from orchestrator.detection.guard.findings import (
+    CLEAN_IMAGES,
     ClassLine,
     DetectionFindings,
     HarmlessLine,
+    Roc,
     SafeLine,
     SortLine,
 )
 from orchestrator.detection.guard.judged import CLEAN, NOISE
 from orchestrator.detection.guard.matrix import GuardMatrix, build_guard_matrix, stops
-from orchestrator.detection.kept import Origin
-from orchestrator.detection.measures import RATES, Roc
+from orchestrator.detection.origin import Origin
+from orchestrator.detection.rates import RATES
 from orchestrator.models.control import control_of
 from orchestrator.models.ref import PLAIN
 from orchestrator.statistics.estimate import Estimate
@@ -129,7 +131,7 @@ def _harmless(judged: Judged) -> Iterator[HarmlessLine]:
     for method in _distinct(rows, "method"):
         clean = _of(rows, method=method, attack=CLEAN)
         misread = clean.filter(pc.not_equal(clean["clean_prediction"], clean["label"]))
-        for kind, some in (("clean images", clean), ("clean images that are misread", misread)):
+        for kind, some in ((CLEAN_IMAGES, clean), (f"{CLEAN_IMAGES} that are misread", misread)):
             yield HarmlessLine(method=method, kind=kind, images=some.num_rows, stopped=_stopped(some))
         noise = _of(rows, method=method, attack=NOISE)
         for norm in _distinct(noise, "norm"):
