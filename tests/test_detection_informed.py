@@ -131,6 +131,11 @@ def test_bank_and_rivals_judge_the_same_images_at_what_they_cost(subject):
     assert found[0].auroc(SEEN).rate > 0.75
     assert not subject.model._forward_hooks
     assert len(list(contest(subject, None, most=5))) == 3
+    few = [part.part((part.labels != 1).nonzero()[:, 0]) for part in subject.feed.clean]
+    lacking = list(contest(replace(subject, feed=replace(subject.feed, clean=few)), None, most=5))
+    assert [len(each.clean) > 0 for each in lacking] == [True, True, False]
+    assert ["Mahalanobis", *lacking[2].notes] in list(told_contested(lacking))
+    assert "Class 1 has no clean image that is read right" in lacking[2].notes[0]
     twice = Contested.joined([*found, *found])
     assert twice[0].auroc(SEEN).rate == pytest.approx(found[0].auroc(SEEN).rate)
     assert len(twice[0].clean) == 2 * len(found[0].clean)

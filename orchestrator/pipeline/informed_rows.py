@@ -47,6 +47,7 @@ def told_contested(found: Sequence[Contested]) -> Iterator[list[str]]:
     for each in found:
         shares = [interval(share) for share in each.stopped().values()]
         yield [each.detector, "clean", NONE, str(len(each.clean)), NONE, *shares, *_cost(each)]
+        yield from ([each.detector, note] for note in each.notes)
     for sort in sorted({sort for each in found for sort in each.attacked}):
         for each in found:
             if sort in each.attacked:

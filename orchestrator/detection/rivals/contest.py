@@ -19,6 +19,7 @@ from orchestrator.detection.scores import Rule
 from orchestrator.detection.subject import Subject
 from orchestrator.detection.trial import Sort
 from orchestrator.detection.verdict import Verdict
+from orchestrator.errors import DataError
 from orchestrator.seeds import derive_seed
 from orchestrator.statistics.proportion import Interval
 
@@ -46,6 +47,8 @@ class Contested:
     """Names of the attacks that it was fitted on."""
     clean: Float[Tensor, " clean"]
     attacked: Mapping[Sort, Float[Tensor, " attacked"]]
+    notes: tuple[str, ...] = ()
+    """Why it could not be fitted to a model, which is then not among those judged."""
 
     def auroc(self, sort: Sort) -> Interval:
         """The chance that an attacked image has the lower p-value; equal ones count half."""
@@ -68,7 +71,9 @@ class Contested:
         attacked = dict(self.attacked)
         for sort, p_values in other.attacked.items():
             attacked[sort] = torch.cat([attacked[sort], p_values]) if sort in attacked else p_values
-        return replace(self, clean=torch.cat([self.clean, other.clean]), attacked=attacked)
+        clean = torch.cat([self.clean, other.clean])
+        notes, passes = self.notes + other.notes, max(self.passes, other.passes)
+        return replace(self, passes=passes, clean=clean, attacked=attacked, notes=notes)
 
 
 def contest(
@@ -83,12 +88,24 @@ def contest(
         rule: of the bank's score.
 
     Raises:
-        DataError: a class has no clean image that is read right, or there are no test images.
+        DataError: there are no test images.
         StudyError: the model has no linear layer.
     """
     shown = {sort: subject.fooling(sort, most).images for sort in sorted(subject.attacked)}
     clean = torch.cat([examples.images for examples in subject.clean])
-    for name, judge in _judges(subject, other, rule).items():
+    for name, make in _makers(subject, other, rule).items():
+        try:
+            judge = make()
+        except DataError as error:
+            yield Contested(
+                detector=name,
+                passes=0.0,
+                fitted=frozenset(),
+                clean=torch.zeros(0),
+                attacked={},
+                notes=(str(error),),
+            )
+            continue
         with _counted([subject.model, *([other] if other else [])]) as passes:
             of_clean = judge(clean).p_value.cpu()
         yield Contested(
@@ -100,20 +117,23 @@ def contest(
         )
 
 
-def _judges(subject: Subject, other: nn.Module | None, rule: Rule) -> dict[str, Judge]:
+def _makers(subject: Subject, other: nn.Module | None, rule: Rule) -> dict[str, Callable[[], Judge]]:
+    """What makes each detector; a rival may lack the images that it needs."""
     model, batch = subject.model, subject.bank.batch
     seed, rate = derive_seed(subject.fit.seed, "contest", subject.fit.model_digest), max(RATES)
-    rivals: dict[str, Rival] = {
-        "feature squeezing": FeatureSqueezing(model=model, batch=batch),
-        "Mahalanobis": Mahalanobis.fitted(model, subject.feed.clean, batch),
+    least = subject.fit.recipe.least_held_out
+
+    def calibrated(rival: Rival) -> Judge:
+        return partial(CalibratedRival.on(rival, subject.feed.held_out, least).judge, rate=rate)
+
+    makers: dict[str, Callable[[], Judge]] = {
+        "bank": lambda: partial(subject.bank.judge, model, rate=rate, rule=rule, seed=seed),
+        "feature squeezing": lambda: calibrated(FeatureSqueezing(model=model, batch=batch)),
+        "Mahalanobis": lambda: calibrated(Mahalanobis.fitted(model, subject.feed.clean, batch)),
     }
     if other is not None:
-        rivals["disagreement"] = Disagreement(model=model, other=other, batch=batch)
-    least = subject.fit.recipe.least_held_out
-    judges: dict[str, Judge] = {"bank": partial(subject.bank.judge, model, rate=rate, rule=rule, seed=seed)}
-    for name, rival in rivals.items():
-        judges[name] = partial(CalibratedRival.on(rival, subject.feed.held_out, least).judge, rate=rate)
-    return judges
+        makers["disagreement"] = lambda: calibrated(Disagreement(model=model, other=other, batch=batch))
+    return makers
 
 
 @contextmanager
