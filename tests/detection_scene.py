@@ -25,6 +25,7 @@ RECIPE = BankRecipe(
     least_images=8,
     least_held_out=40,
     batch=16,
+    rule="ratio",
 )
 
 

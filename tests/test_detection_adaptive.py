@@ -116,7 +116,7 @@ def test_evasion_fools_classifier_and_bank_together_inside_the_threat(scene, ban
     points = points_of(scene)
     states, hooks = torch.get_rng_state(), [len(m._forward_hooks) for m in scene.model.modules()]
     wide = Threat("linf", 32 / 255)
-    moved = Evasion(steps=20)(scene.model, bank, points, wide)
+    moved = Evasion(steps=20, rule="ratio")(scene.model, bank, points, wide)
     assert torch.equal(torch.get_rng_state(), states)
     assert [len(m._forward_hooks) for m in scene.model.modules()] == hooks
     assert all(p.grad is None for p in scene.model.parameters())
@@ -133,15 +133,30 @@ def test_evasion_fools_classifier_and_bank_together_inside_the_threat(scene, ban
     assert bank.judge(scene.model, unaware, rate=0.05, seed=3).flag.sum() > 2 * verdict.flag.sum()
 
 
+def test_evasion_of_a_bank_that_minds_correlations_raises_the_score_that_judges(scene):
+    fit = scene.fit(rule="shrunk-ratio")
+    bank, points = fit_bank(scene.model, fit, scene.feed), points_of(scene)
+    wide = Threat("linf", 32 / 255)
+    knowing = Evasion(steps=20, rule="shrunk-ratio", draws=2)(scene.model, bank, points, wide)
+    unaware = TargetedFgsm(steps=20)(Source([scene.model], len(points)), points, wide).worst
+    verdicts = [bank.judge(scene.model, moved, rate=0.05, seed=3) for moved in (knowing, unaware)]
+    fooled = [verdict.classes == points.targets for verdict in verdicts]
+    assert fooled[0].double().mean() > 0.5
+    stopped = [v.flag[f].double().mean() for v, f in zip(verdicts, fooled, strict=True)]
+    assert stopped[0] < 0.5 * stopped[1]
+
+
 def test_evasion_depends_on_no_neighbour(scene, bank):
     points = points_of(scene, 6)
     rows = torch.tensor([4, 1, 2])
-    whole = Evasion(steps=4)(scene.model, bank, points, THREAT)
-    part = Evasion(steps=4)(scene.model, bank, points.part(rows), THREAT)
+    whole = Evasion(steps=4, rule="ratio")(scene.model, bank, points, THREAT)
+    part = Evasion(steps=4, rule="ratio")(scene.model, bank, points.part(rows), THREAT)
     assert (whole[rows] - part).abs().mean() < 1e-3  # signs of gradients near 0 may flip by a rounding
 
 
-@pytest.mark.parametrize("changes", [{"steps": 0}, {"step": 0.0}, {"step": 2.0}, {"lead": -1.0}])
+@pytest.mark.parametrize(
+    "changes", [{"steps": 0}, {"step": 0.0}, {"step": 2.0}, {"lead": -1.0}, {"rule": "vote"}]
+)
 def test_settings_that_make_no_attack_are_refused(changes):
     with pytest.raises(StudyError, match="of Evasion is"):
         Evasion(**changes)

@@ -15,7 +15,7 @@ from orchestrator.detection.guard.judged import JUDGED_SCHEMA
 from orchestrator.detection.guard.matrix import build_guard_matrix
 from orchestrator.detection.recipe import BankRecipe
 from orchestrator.errors import StudyError
-from orchestrator.pipeline.detected import fleet_rows, rows
+from orchestrator.pipeline.detected import stopped_tables
 from orchestrator.pipeline.guards import DETECTION, DETECTION_FILE, Guards, recall_guards
 from orchestrator.pipeline.progress import PlainReporter
 from orchestrator.presets import digits
@@ -170,8 +170,9 @@ def test_attacks_that_were_not_made_cannot_be_fitted_on(site, store):
 
 
 def test_findings_are_rows_of_tables(found):
-    assert all(len(row) == 7 for row in rows(found))
-    assert [len(row) for row in fleet_rows(found)] == [5, 5]
+    for table in stopped_tables(found):
+        assert table.rows
+        assert {len(row) for row in table.rows} == {len(table.header)}
 
 
 def test_the_job_prints_the_tables(site):
@@ -181,7 +182,7 @@ def test_the_job_prints_the_tables(site):
     command = [sys.executable, str(ROOT / "jobs/detect.py"), *place, *options]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stderr
-    assert "what detectors stop" in done.stdout
+    assert "What detectors stop" in done.stdout
     assert "AUROC" in done.stdout
 
 

@@ -25,7 +25,7 @@ from orchestrator.store.artifacts import ArtifactStore, open_store
 from orchestrator.store.bulk import in_order
 from orchestrator.store.cache import default_folder
 from orchestrator.store.catalogue import read_records
-from orchestrator.store.files import list_files, read_file
+from orchestrator.store.files import list_files, open_file
 from orchestrator.store.record import ArtifactRecord, FileEntry
 
 MEGABYTE = 1 << 20
@@ -394,13 +394,14 @@ def test_inputs_are_read_from_s3_and_a_wrong_place_is_told_at_once(
     s3 = boto3.client("s3")
     s3.put_object(Bucket=bucket, Key="data/train/cat/what?.png", Body=b"one")
     assert list_files(f"s3://{bucket}/data") == ["train/cat/what?.png"]
-    assert read_file(f"s3://{bucket}/data/train/cat/what?.png") == b"one"
+    with open_file(f"s3://{bucket}/data/train/cat/what?.png") as file:
+        assert file.read() == b"one"
     assert list_files(f"s3://{bucket}/absent") == []
     began = time.monotonic()
     with pytest.raises(StoreError, match="bucket absent-bucket does not exist"):
         list_files("s3://absent-bucket/data")
     with pytest.raises(FileNotFoundError):
-        read_file(f"s3://{bucket}/absent")
+        open_file(f"s3://{bucket}/absent")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "hush")
     with pytest.raises(OSError, match="SIGNATURE_DOES_NOT_MATCH"):
         list_files(f"s3://{bucket}/data")

@@ -13,7 +13,7 @@ from orchestrator.errors import DamagedArtifact, NotCommitted, StaleArtifact, St
 from orchestrator.store.artifacts import ArtifactStore, open_store
 from orchestrator.store.bulk import in_order
 from orchestrator.store.catalogue import read_records
-from orchestrator.store.files import list_files, read_file
+from orchestrator.store.files import list_files, open_file
 from orchestrator.store.local import LocalStore
 from orchestrator.store.record import ArtifactRecord, FileEntry, recipe_digest
 from orchestrator.store.uri import StoreUri, below
@@ -301,7 +301,8 @@ def test_input_files_are_listed_and_read_by_path_and_uri(tmp_path: Path) -> None
     (tmp_path / "train" / "cat" / "1.png").write_bytes(b"one")
     for uri in (str(tmp_path), f"file://{tmp_path}"):
         assert list_files(uri) == ["train/cat/1.png"]
-        assert read_file(f"{uri}/train/cat/1.png") == b"one"
+        with open_file(f"{uri}/train/cat/1.png") as file:
+            assert file.read() == b"one"
     assert list_files(str(tmp_path / "absent")) == []
     with pytest.raises(StoreError, match="s4://"):
         list_files("s4://bucket/x")

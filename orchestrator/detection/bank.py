@@ -60,6 +60,8 @@ class DetectorBank:
     """Fingerprints drawn for each image."""
     batch: int
     """Images of a pass through the model."""
+    rule: Rule = "ratio"
+    """By which it judges unless told otherwise."""
     calibration: Calibration | None = None
     probe: Probe | None = None
     """By which the bank knows its model."""
@@ -72,7 +74,7 @@ class DetectorBank:
         images: Float[Tensor, "images 3 height width"],
         *,
         rate: float = 0.01,
-        rule: Rule = "ratio",
+        rule: Rule | None = None,
         seed: int | None = None,
         numbers: Sequence[int] | None = None,
     ) -> Verdict:
@@ -82,7 +84,7 @@ class DetectorBank:
             model: the one the bank was fitted to, in eval mode; it is left as it was found.
             images: in [0, 1].
             rate: share of clean images that may be flagged.
-            rule: of the score.
+            rule: of the score; the bank's own if none is given.
             seed: fixes the draws, for tests; otherwise they are fresh and nobody can repeat them.
             numbers: of the images, for the draws; otherwise their places.
 
@@ -92,20 +94,34 @@ class DetectorBank:
         """
         numbers = range(len(images)) if numbers is None else numbers
         readout = self.read(model, images)
-        if self.probe is not None:
-            self.probe.check(model, images.device)
+        self.check(model, images.device)
         return self.verdict(readout, draw_seeds(numbers, seed), rate=rate, rule=rule)
+
+    def check(self, model: nn.Module, device: torch.device | str) -> None:
+        """Look whether this is the bank's model: one more pass, once.
+
+        Raises:
+            WeightsError: it is another one.
+        """
+        if self.probe is not None:
+            self.probe.check(model, device)
 
     def read(self, model: nn.Module, images: Float[Tensor, "images 3 height width"]) -> Readout:
         """The images as the model reads them, with all that any draw may ask of them."""
         return self.fingerprints.read(model, images, self.batch)
 
     def verdict(
-        self, readout: Readout, seeds: Int[Tensor, " images"], *, rate: float = 0.01, rule: Rule = "ratio"
+        self,
+        readout: Readout,
+        seeds: Int[Tensor, " images"],
+        *,
+        rate: float = 0.01,
+        rule: Rule | None = None,
     ) -> Verdict:
         """What is said of images that were read already; see ``judge``."""
         if self.calibration is None:
             raise StudyError("This detector has no thresholds yet. Calibrate it on held-out clean images.")
+        rule = rule or self.rule
         scores = self.scores(readout, seeds, rule)
         return self.calibration.verdict(rule, scores, readout.classes, rate)
 

@@ -125,6 +125,7 @@ class Fit:
             attacked=Side(of_attacked.mean[rows, places], of_attacked.std[rows, places]),
             draw=self.recipe.draw,
             batch=self.recipe.batch,
+            rule=self.recipe.rule,
             notes=notes,
         )
 

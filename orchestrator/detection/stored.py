@@ -137,5 +137,6 @@ def _bank(tensors: Mapping[str, Tensor], ref: BankRef, layout: NeuronLayout) -> 
         attacked=sides[1],
         draw=ref.settings.draw,
         batch=ref.settings.batch,
+        rule=ref.settings.rule,
         calibration=Calibration(scores, tensors["held_out.classes"], ref.settings.least_held_out),
     )

@@ -61,13 +61,3 @@ def open_file(uri: str) -> NativeFile:
     """
     system, path = resolve(uri)
     return system.open_input_file(path)
-
-
-def read_file(uri: str) -> bytes:
-    """The bytes of one file.
-
-    Raises:
-        FileNotFoundError: there is none; another OSError says why it cannot be read.
-    """
-    with open_file(uri) as file:
-        return bytes(file.read())

@@ -3,7 +3,7 @@
 import functools
 import io
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +17,7 @@ from orchestrator.attacks.attack import Points
 from orchestrator.attacks.threat import Threat
 from orchestrator.detection.bank import DetectorBank
 from orchestrator.detection.examples import Examples
-from orchestrator.detection.fit import Feed, Fit, fit_bank
+from orchestrator.detection.guard.fitting import Fitting
 from orchestrator.detection.guard.judged import CLEAN, JUDGED_SCHEMA, NOISE
 from orchestrator.detection.guard.noise import noisy
 from orchestrator.detection.guard.unit import GuardUnit, Sitting
@@ -25,12 +25,8 @@ from orchestrator.detection.kept import (
     AttackedImages,
     CleanImages,
     KeptAttack,
-    Together,
-    TrainingImages,
     kept_attack,
 )
-from orchestrator.detection.neurons import layout_of
-from orchestrator.detection.stored import load_bank, save_bank
 from orchestrator.models.ref import ModelRef
 from orchestrator.seeds import derive_seed
 from orchestrator.store.artifacts import ArtifactStore, open_store
@@ -74,47 +70,15 @@ class GuardWorker:
             NotCommitted, StaleArtifact, DamagedArtifact: an input is missing or not the expected one.
         """
         model = self.load(self.store, unit.model).to(self.device)
-        there = self.store.has(unit.bank.address)
-        bank = (load_bank(self.store, unit.bank) if there else self._fit(unit, model)).to(self.device)
+        fitting = Fitting(self.store, unit, model)
+        there = fitting.stored
+        bank = fitting.bank(keep=True)
         watch = _Watch(self.store, unit, model, bank, self.device)
         for sitting in unit.sittings:
             started = time.monotonic()
             rows = pa.concat_tables(watch.rows(sitting))
             self._commit(unit, sitting, rows, {"seconds": time.monotonic() - started})
         return GuardAccount(not there, len(unit.sittings), self.device.type, dict(bank.notes))
-
-    def _fit(self, unit: GuardUnit, model: nn.Module) -> DetectorBank:
-        started = time.monotonic()
-        clean = functools.partial(
-            CleanImages, self.store, tuple(unit.clean), seed=unit.seed, device=self.device
-        )
-        fitted = [kept_attack(self.store, address) for address in unit.fitted]
-        attacked = AttackedImages(self.store, fitted, unit.model.label, "fit", unit.seed, self.device)
-        first = next(iter(clean(part="fit")))
-        fit = Fit(
-            layout=layout_of(
-                model, first.images.new_zeros(1, *first.images.shape[1:]), unit.settings.layers
-            ),
-            classes=unit.classes,
-            recipe=unit.settings,
-            seed=unit.seed,
-            model_digest=unit.model.digest,
-        )
-        seen = TrainingImages(self.store, tuple(unit.training), unit.share, unit.seed, self.device)
-        feed = Feed(Together([clean(part="fit"), seen]), attacked, clean(part="held-out"))
-        bank = fit_bank(model, fit, feed)
-        parts: Mapping[str, Iterable[Examples]] = {
-            "training": seen,
-            "fit": clean(part="fit"),
-            "held-out": clean(part="held-out"),
-        }
-        told = {
-            "images": {name: sum(len(each.labels) for each in part) for name, part in parts.items()},
-            "device": self.device.type,
-            "seconds": time.monotonic() - started,
-        }
-        save_bank(self.store, unit.bank, bank, told)
-        return bank
 
     def _commit(self, unit: GuardUnit, sitting: Sitting, rows: pa.Table, told: Mapping[str, Any]) -> None:
         sink = io.BytesIO()

@@ -2,11 +2,10 @@
 
 from dataclasses import dataclass
 
-import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from orchestrator.detection.readout import full_passes
+from orchestrator.detection.rivals.rival import score_in_passes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,15 +25,14 @@ class Disagreement:
     other: nn.Module
     batch: int = 64
 
-    @torch.no_grad()
     def scores(
         self, images: Float[Tensor, "images 3 height width"]
     ) -> tuple[Int[Tensor, " images"], Float[Tensor, " images"]]:
         """The class read, and the logarithm of the probability that the other model gives it."""
-        classes = torch.zeros(0, dtype=torch.int64, device=images.device)
-        scores = torch.zeros(0, dtype=torch.float64, device=images.device)
-        for some, count in full_passes(images, self.batch):
-            read = self.model(some).argmax(dim=1)
-            opinion = self.other(some).double().log_softmax(dim=1).gather(1, read[:, None])[:, 0]
-            classes, scores = torch.cat([classes, read[:count]]), torch.cat([scores, opinion[:count]])
-        return classes, scores
+        return score_in_passes(images, self.batch, self._score)
+
+    def _score(
+        self, some: Float[Tensor, "batch 3 height width"]
+    ) -> tuple[Int[Tensor, " batch"], Float[Tensor, " batch"]]:
+        read = self.model(some).argmax(dim=1)
+        return read, self.other(some).double().log_softmax(dim=1).gather(1, read[:, None])[:, 0]

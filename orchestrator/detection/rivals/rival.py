@@ -1,6 +1,6 @@
 """Rival: another way to tell attacked images, held to the same thresholds and measures as a bank."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -10,6 +10,7 @@ from torch import Tensor
 
 from orchestrator.detection.calibration import Calibration
 from orchestrator.detection.examples import Examples
+from orchestrator.detection.readout import full_passes
 from orchestrator.detection.verdict import Verdict
 
 _ONLY = "score"
@@ -58,3 +59,27 @@ class CalibratedRival:
         """
         classes, scores = self.rival.scores(images)
         return self.calibration.to(scores.device).verdict(_ONLY, scores, classes, rate)
+
+
+@torch.no_grad()
+def score_in_passes(
+    images: Float[Tensor, "images 3 height width"],
+    batch: int,
+    score: Callable[
+        [Float[Tensor, "batch 3 height width"]], tuple[Int[Tensor, " batch"], Float[Tensor, " batch"]]
+    ],
+) -> tuple[Int[Tensor, " images"], Float[Tensor, " images"]]:
+    """Classes and scores of images, so many at a time; what fills the last pass up counts for nothing.
+
+    Args:
+        images: in [0, 1].
+        batch: images of a pass.
+        score: the classes and the scores, in float64, of one pass.
+    """
+    classes = [torch.zeros(0, dtype=torch.int64, device=images.device)]
+    scores = [torch.zeros(0, dtype=torch.float64, device=images.device)]
+    for some, count in full_passes(images, batch):
+        read, found = score(some)
+        classes.append(read[:count])
+        scores.append(found[:count])
+    return torch.cat(classes), torch.cat(scores)

@@ -7,7 +7,7 @@ import torch.nn.functional as F  # noqa: N812 - the name everyone knows it by
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from orchestrator.detection.readout import full_passes
+from orchestrator.detection.rivals.rival import score_in_passes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,22 +29,19 @@ class FeatureSqueezing:
     window: int = 2
     batch: int = 64
 
-    @torch.no_grad()
     def scores(
         self, images: Float[Tensor, "images 3 height width"]
     ) -> tuple[Int[Tensor, " images"], Float[Tensor, " images"]]:
         """The class read, and the score: from -2, read quite otherwise, to 0."""
-        classes = torch.zeros(0, dtype=torch.int64, device=images.device)
-        scores = torch.zeros(0, dtype=torch.float64, device=images.device)
-        for some, count in full_passes(images, self.batch):
-            plain = self.model(some).double().softmax(dim=1)
-            squeezed = (fewer_colours(some, self.bits), median_filtered(some, self.window))
-            apart = [
-                (self.model(each).double().softmax(dim=1) - plain).abs().sum(dim=1) for each in squeezed
-            ]
-            classes = torch.cat([classes, plain.argmax(dim=1)[:count]])
-            scores = torch.cat([scores, -torch.stack(apart).amax(dim=0)[:count]])
-        return classes, scores
+        return score_in_passes(images, self.batch, self._score)
+
+    def _score(
+        self, some: Float[Tensor, "batch 3 height width"]
+    ) -> tuple[Int[Tensor, " batch"], Float[Tensor, " batch"]]:
+        plain = self.model(some).double().softmax(dim=1)
+        squeezed = (fewer_colours(some, self.bits), median_filtered(some, self.window))
+        apart = [(self.model(each).double().softmax(dim=1) - plain).abs().sum(dim=1) for each in squeezed]
+        return plain.argmax(dim=1), -torch.stack(apart).amax(dim=0)
 
 
 def fewer_colours(
