@@ -22,7 +22,7 @@ def protocol_table(found: Reproduced) -> Table:
     attacked = settings.get("keys attacked", "")
     tried = f"every other key’s model in turn{f', of {attacked} keys' if attacked else ''}; mean over pairs"
     sides = ", ".join(map(str, found.block_sizes))
-    same = f"{sides} px of a {found.patch_size}-px patch"
+    same = f"{sides} px, patches of {found.patch_size} px"
     rows = [
         ["Images", "ImageNet-1k at 224 px; 50,000 attacked", here("data", "image size", "images")],
         ["Plain model", "ViT-B/16, pre-trained on ImageNet-21k", here("architecture", "weights")],
@@ -38,8 +38,8 @@ def protocol_table(found: Reproduced) -> Table:
         ],
         [
             "Block sizes M",
-            f"4, 8, 16 px of a {PATCH}-px patch",
-            f"{same}; compared where the share is equal",
+            f"4, 8, 16 px, patches of {PATCH} px",
+            f"{same}; beside those of the same share",
         ],
         ["Keys and seeds", "numbers not given, no intervals", f"{here('keys')}; seeds: {len(found.seeds)}"],
         ["Adaptive attacker", "one substitute model, tuned with one guessed key", tried],
@@ -54,7 +54,8 @@ def protocol_table(found: Reproduced) -> Table:
     ]
     return Table(
         title="What differs in protocol",
-        note="Not found: the copies of the paper that could be read do not show it.",
+        note="Not found: the copies of the paper that could be read do not show it. Table I’s rows of "
+        "other architectures and of adversarial training are not run.",
         header=["", "Paper", "Here"],
         rows=rows,
         words=3,
