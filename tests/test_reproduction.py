@@ -16,7 +16,7 @@ from conftest import small_study
 from jobs.ingest import ingest
 from jobs.reproduce import reproduce
 from orchestrator.cluster.workplace import LocalWorkplace
-from orchestrator.models.backbone import Architecture
+from orchestrator.models.backbone import Architecture, patch_size_of
 from orchestrator.pipeline.command import main, parse
 from orchestrator.pipeline.progress import PlainReporter
 from orchestrator.pipeline.series import parse_series
@@ -100,11 +100,12 @@ def test_what_a_relative_has_by_another_recipe_or_damaged_is_made_here(tmp_path:
     giver, taker = (LocalStore(tmp_path / "store" / name) for name in ("giver", "taker"))
     said: list[str] = []
     options = (vault, LocalWorkplace(), PlainReporter(said.append))
-    StudyRun(small_study(name="giver", eval_images=20), giver, *options).ingest()
+    StudyRun(small_study(name="giver", eval_images=10), giver, *options).ingest()
     damaged = tmp_path / "store/giver/shards/train/00002/images.parquet"
     damaged.write_bytes(damaged.read_bytes()[:-1] + b"?")
     said.clear()
-    ending = StudyRun(small_study(name="taker"), taker, *options, relatives=[giver]).run()
+    study = small_study(name="taker", eval_images=20, n_keys=1)
+    ending = StudyRun(study, taker, *options, relatives=[giver]).run()
     assert ending.failures == []
     # Seven shards to train on are the same; those to attack hold other images, and no model was there.
     assert any("taken over: 6/7, 1 failed" in line for line in said)
@@ -150,6 +151,19 @@ def test_what_does_not_fit_ends_in_one_sentence_and_status_2(call, tmp_path, arg
     assert told in error
     assert len(error.splitlines()) == 1
     assert not (tmp_path / "store").exists()
+
+
+@pytest.mark.parametrize(
+    ("preset", "blocks"), [("digits", [4, 8, 16]), ("cifar10", [8, 16]), ("imagenet", [4, 8, 16])]
+)
+def test_presets_are_whole_and_their_blocks_stand_beside_the_papers(preset: str, blocks: list[int]) -> None:
+    command = parse_series(["--preset", preset])
+    trials = command.reproduction.trials
+    patch = patch_size_of(command.study.architecture.build())
+    assert [counterpart(trial.block_size, patch) for trial in trials] == blocks
+    assert [trial.study.name for trial in trials] == [f"paper-{preset}-m{t.block_size}" for t in trials]
+    assert {"l2:0.5", "l2:2", "l2:3", command.table_threat} <= set(command.study.threats)
+    assert command.study.methods == ("full", "lora")
 
 
 def test_a_dry_run_prices_every_study_and_what_is_shared_once(call, tmp_path: Path) -> None:

@@ -14,55 +14,73 @@ _WORDS = {"full": "Fully tuned models", "lora": "LoRA models"}
 
 def protocol_table(found: Reproduced) -> Table:
     """Point by point: the paper, and this reproduction."""
-    settings = found.strands[0].summary.settings
-
-    def here(*names: str) -> str:
-        return "; ".join(f"{name}: {settings[name]}" for name in names if name in settings) or NONE
-
-    attacked = settings.get("keys attacked", "")
-    tried = f"every other key’s model in turn{f', of {attacked} keys' if attacked else ''}; mean over pairs"
-    sides = ", ".join(map(str, found.block_sizes))
-    same = f"{sides} px of a {found.patch_size}-px patch"
-    rows = [
-        ["Images", "ImageNet-1k at 224 px; 50,000 attacked", here("data", "image size", "images")],
-        ["Plain model", "ViT-B/16, pre-trained on ImageNet-21k", here("architecture", "weights")],
-        [
-            "Fine-tune",
-            "“settings of” the AugReg paper; epochs and rates not given",
-            here("epochs (full)", "epochs (lora)"),
-        ],
-        [
-            "LoRA",
-            "patch embedding and qkv; rank not found, 16 by the count of parameters",
-            here("lora rank"),
-        ],
-        [
-            "Block sizes M",
-            f"4, 8, 16 px of a {PATCH}-px patch",
-            f"{same}; compared where the share is equal",
-        ],
-        ["Keys and seeds", "numbers not given, no intervals", f"{here('keys')}; seeds: {len(found.seeds)}"],
-        ["Adaptive attacker", "one substitute model, tuned with one guessed key", tried],
-        ["Attack", "AutoAttack, standard version", here("attacks")],
-        [
-            "ε of ℓ∞ in Table I",
-            "not found; 4/255 by the RobustBench rows beside it",
-            threat_words(found.budgets[0]).rsplit(" ", 1)[1] if found.budgets else NONE,
-        ],
-        ["ε of ℓ2 in Table I", "not found; 0.5, 2 and 3 are all in use", _radii(found)],
-        ["ε of Fig. 4", "not found", here("threats")],
-    ]
     return Table(
         title="What differs in protocol",
-        note="Not found: the copies of the paper that could be read do not show it.",
+        note="Not found: the copies of the paper that could be read do not show it. Table I’s rows of "
+        "other architectures and of adversarial training are not run.",
         header=["", "Paper", "Here"],
-        rows=rows,
+        rows=[*_models(found), *_attacks(found)],
         words=3,
     )
 
 
-def _radii(found: Reproduced) -> str:
-    radii = dict.fromkeys(threat_words(p).rsplit(" ", 1)[1] for p in found.budgets if p.norm == "l2")
+def _models(found: Reproduced) -> list[list[str]]:
+    sides = ", ".join(map(str, found.block_sizes))
+    same = f"{sides} px, patches of {found.patch_size} px; beside those of the same share"
+    return [
+        [
+            "Images",
+            "ImageNet-1k at 224 px; 50,000 attacked",
+            _here(found, "data", "image size", "images"),
+        ],
+        ["Plain model", "ViT-B/16, pre-trained on ImageNet-21k", _here(found, "architecture", "weights")],
+        [
+            "Fine-tune",
+            "“settings of” the AugReg paper; epochs and rates not given",
+            _here(found, "epochs (full)", "epochs (lora)"),
+        ],
+        [
+            "LoRA",
+            "patch embedding and qkv; rank not found, 16 by the count of parameters",
+            _here(found, "lora rank"),
+        ],
+        ["Block sizes M", f"4, 8, 16 px, patches of {PATCH} px", same],
+        [
+            "Keys and seeds",
+            "numbers not given, no intervals",
+            f"{_here(found, 'keys')}; seeds: {len(found.seeds)}",
+        ],
+    ]
+
+
+def _attacks(found: Reproduced) -> list[list[str]]:
+    attacked = found.strands[0].summary.settings.get("keys attacked")
+    some = f", of {attacked} keys" if attacked else ""
+    return [
+        [
+            "Adaptive attacker",
+            "one substitute model, tuned with one guessed key",
+            f"every other key’s model in turn{some}; mean over pairs",
+        ],
+        ["Attack", "AutoAttack, standard version", _here(found, "attacks")],
+        [
+            "ε of ℓ∞ in Table I",
+            "not found; 4/255 by the RobustBench rows beside it",
+            _radii(found, "linf"),
+        ],
+        ["ε of ℓ2 in Table I", "not found; 0.5, 2 and 3 are all in use", _radii(found, "l2")],
+        ["ε of Fig. 4", "not found", _here(found, "threats")],
+    ]
+
+
+def _here(found: Reproduced, *names: str) -> str:
+    """Settings of this reproduction, which all its studies share."""
+    settings = found.strands[0].summary.settings
+    return "; ".join(f"{name}: {settings[name]}" for name in names if name in settings) or NONE
+
+
+def _radii(found: Reproduced, norm: str) -> str:
+    radii = dict.fromkeys(threat_words(p).rsplit(" ", 1)[1] for p in found.budgets if p.norm == norm)
     return ", ".join(radii) or NONE
 
 

@@ -66,7 +66,8 @@ def _figure_four(found: Reproduced) -> tuple[list[tuple[str, list[Plate]]], list
             continue
         block = counterpart(strand.block_size, found.patch_size)
         blocks = f"M = {strand.block_size} (paper’s {block or NONE})"
-        ours = climbs(strand.grids.values())
+        # ℓ∞ first: the paper's own figure is of it.
+        ours = sorted(climbs(strand.grids.values()), key=lambda climb: climb.panel.norm != "linf")
         for climb in ours:
             stem = file_stem("fig4", climb.stem, f"m{strand.block_size}")
             plate = Plate.of(
