@@ -4,10 +4,11 @@
     python benchmarks/training.py --ddp
 
 Both sides start from the same plain model and take the same images, epochs, batch, optimiser and
-schedule; the script trains one key after another with as many threads as torch takes, or on one GPU;
-ours uses the same machine as it does for any study, on a Ray that it starts. Each run is a fresh process
-with keys of its own; sides take turns, and a ratio is the median of those of the runs. Testing the models
-is in no number. With --ddp: one model by one worker, then by two, a core (or GPU) each.
+schedule. The script trains one key after another, on one GPU or with as many threads as there are cores,
+and again with one, which is faster on a busy machine; the faster counts. Ours uses the same machine as it
+does for any study, on a Ray that it starts. Each run is a fresh process with keys of its own; sides take
+turns, and a ratio is the median of those of the runs. Testing the models is in no number. With --ddp: one
+model by one worker, then by two, a core (or GPU) each.
 """
 
 import argparse
@@ -28,17 +29,21 @@ from training_scene import SCENES, flops_per_image, prepare, scene, train_ours, 
 
 from orchestrator.study import Study
 
-SIDES = ("script", "ours")
+OURS = "ours"
 # Dense bf16 without sparsity, by the makers' data sheets.
 PEAK_TFLOPS = {"A100": 312.0, "H100": 989.0, "H200": 989.0, "L4": 121.0, "L40S": 362.0}
 # arXiv 2311.16577 reports A100-hours per key; some 60 epochs follow from them.
 PAPER_HOURS, PAPER_EPOCHS, IMAGENET = {"lora": 20, "full": 60}, 60, 1_281_167
 
 
-def in_own_process(command: list[str]) -> dict[str, object]:
+def in_own_process(command: list[str], threads: int = 0) -> dict[str, object]:
     """Run one side; what it printed, and its wall seconds less what is in no number."""
+    own = {"OMP_NUM_THREADS": str(threads)} if threads else {}
+    ambient = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
     began = time.monotonic()
-    done = subprocess.run([sys.executable, *command], check=False, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, *command], check=False, capture_output=True, text=True, env=ambient | own
+    )
     wall = time.monotonic() - began
     if done.returncode:
         raise SystemExit(done.stderr[-2000:])
@@ -50,13 +55,25 @@ def compare(options: argparse.Namespace, study: Study, root: Path, method: str) 
     """Both sides in turn; every run."""
     here = Path(__file__).parent
     script = [str(here / "training_script.py"), str(write_settings(study, root, method, options.loaders))]
-    runs: dict[str, list[dict]] = {side: [] for side in SIDES}
+    runs: dict[str, list[dict]] = {side: [] for side in (*map(by, options.threads), OURS)}
     for number in range(options.repeats):
-        for side in SIDES if number % 2 == 0 else SIDES[::-1]:
+        for side in list(runs) if number % 2 == 0 else list(runs)[::-1]:
+            threads = next((count for count in options.threads if by(count) == side), 0)
             ours = [*sys.argv, "--side", method, "--root", str(root)]
-            runs[side].append(in_own_process([*script, str(number)] if side == "script" else ours))
+            command = ours if side == OURS else [*script, str(number)]
+            runs[side].append(in_own_process(command, threads))
     trained = options.keys * study.recipe_of(method).epochs * images_of(study, root, method)
     return {"runs": runs, "images": trained, "flops": flops_per_image(study, root, method)}
+
+
+def by(threads: int) -> str:
+    """What a script with so many threads is called."""
+    return f"script, {threads} thread{'s' * (threads > 1)}"
+
+
+def fastest(runs: dict[str, list[dict]], name: str) -> str:
+    """The script that took least."""
+    return min((side for side in runs if side != OURS), key=lambda s: median(r[name] for r in runs[s]))
 
 
 def images_of(study: Study, root: Path, method: str) -> int:
@@ -73,8 +90,7 @@ def show(method: str, result: dict, keys: int, console: Console) -> None:
     headings = ("side", "s/key, all", "s/key, running", "images/s", "GFLOP/s", "waits", "accuracy")
     for heading in headings:
         table.add_column(heading, justify="left" if heading == "side" else "right", no_wrap=True)
-    for side in SIDES:
-        runs = result["runs"][side]
+    for side, runs in result["runs"].items():
         wall, steady = (median(run[name] for run in runs) / keys for name in ("wall", "steady"))
         spent = [key for run in runs for key in run["keys"]]
         waits = sum(key["waited"] for key in spent) / sum(key["seconds"] for key in spent)
@@ -84,9 +100,10 @@ def show(method: str, result: dict, keys: int, console: Console) -> None:
         table.add_row(side, *cells, f"{waits:.1%}", f"{mean(right):.1%} ± {spread(right):.1%}")
     console.print(table)
     for name, told in (("steady", "running"), ("wall", "start and end of all processes included")):
-        pairs = zip(*(result["runs"][side] for side in SIDES), strict=True)
+        side = fastest(result["runs"], name)
+        pairs = zip(result["runs"][side], result["runs"][OURS], strict=True)
         each = [script[name] / ours[name] for script, ours in pairs]
-        console.print(f"{method}: {median(each):.2f} times the script per key, {told} ({listed(each)})")
+        console.print(f"{method}: {median(each):.2f} times the {side}, {told} ({listed(each)})")
     console.print(f"{method}: {same_accuracy(result)}")
     for name, told in (("ray", "Ray starts"), ("group", "workers start"), ("winding_up", "workers end")):
         console.print(f"{method}: {told}: {median(r[name] for r in result['runs']['ours']):.1f} s")
@@ -95,7 +112,8 @@ def show(method: str, result: dict, keys: int, console: Console) -> None:
 
 def same_accuracy(result: dict) -> str:
     """Whether the keys of both sides read test images equally well: Welch's interval of the difference."""
-    scores = [[k["accuracy"] for run in result["runs"][s] for k in run["keys"]] for s in SIDES]
+    sides = (fastest(result["runs"], "steady"), OURS)
+    scores = [[k["accuracy"] for run in result["runs"][side] for k in run["keys"]] for side in sides]
     apart = mean(scores[1]) - mean(scores[0])
     half = 2 * sum(stdev(part) ** 2 / len(part) for part in scores if len(part) > 1) ** 0.5
     within = "within noise" if abs(apart) <= half else "NOT within noise"
@@ -110,9 +128,9 @@ def on_a_gpu(method: str, result: dict, console: Console) -> None:
     peak = next(
         (tera for part, tera in PEAK_TFLOPS.items() if part in name.replace("-", " ").split()), None
     )
-    for side in SIDES:
+    for side in result["runs"]:
         # The script uses one GPU, ours all of them.
-        devices = count if side == "ours" else 1
+        devices = count if side == OURS else 1
         pace = result["images"] / median(run["steady"] for run in result["runs"][side]) / devices
         hours = IMAGENET * PAPER_EPOCHS / pace / 3600
         share = f"{pace * result['flops'] / peak / 1e12:.1%} of {peak} TFLOP/s" if peak else "peak unknown"
@@ -153,7 +171,8 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--keys", type=int, default=4)
     parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--repeats", type=int, default=3)
-    gpu = torch.cuda.is_available()
+    gpu, cores = torch.cuda.is_available(), os.cpu_count() or 1
+    parser.add_argument("--threads", type=int, nargs="+", default=[cores] if gpu else [cores, 1])
     parser.add_argument(
         "--loaders", type=int, default=8 if gpu else 0, help="the script's loader processes"
     )

@@ -51,7 +51,7 @@ def scene(name: str, *, data: str, images: int, keys: int, epochs: int) -> Study
     """A study of the scene: so many keys, no controls, both methods for so many epochs."""
     study = SCENES[name]()
     short = {"epochs": epochs, "warmup_epochs": min(1.0, epochs / 10)}
-    base = replace(study.base, epochs=min(study.base.epochs, 20))
+    base = replace(study.base, epochs=min(study.base.epochs, 8))
     return replace(
         study,
         name="bench",

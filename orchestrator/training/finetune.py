@@ -79,10 +79,10 @@ def finetune(unit: TrainingUnit, place: Place, tell: Tell, decoded: Decoded | No
     Rank 0 returns whether the model was recorded here: False if another driver's worker was first, whose
     weights stay.
 
-    Called by every process of a group, with the same unit; a process that trains several hands each the
-    images it has ``decoded`` already. The same unit and number of processes give
-    the same weights on the same kind of device. Another number of processes gives them up to rounding;
-    with mixup, CutMix, drop path or dropout, whose draws are made per process, up to those draws.
+    Called by every process of a group, with the same unit; one that trains several models hands each the
+    images it has ``decoded``. The same unit and number of processes give the same weights on the same kind
+    of device. Another number of processes gives them up to rounding; with mixup, CutMix, drop path or
+    dropout, whose draws are made per process, up to those draws.
 
     Raises:
         StudyError: the loss is no longer finite.
