@@ -354,7 +354,7 @@ def test_bytes_of_a_class_are_as_foretold_and_a_thousand_classes_fit_a_laptop(sc
     assert rows * RECIPE.state_bytes() < size < rows * RECIPE.state_bytes() + overhead
     large = BankRecipe(neurons=50, kept=300)
     assert 1001 * large.state_bytes() < 800e6
-    assert 1001 * replace(large, covariance=False).state_bytes() < 75e6
+    assert 1001 * replace(large, covariance=False, rule="ratio").state_bytes() < 75e6
 
 
 def test_images_go_where_their_names_say(scene):

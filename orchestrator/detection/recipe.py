@@ -54,7 +54,9 @@ class BankRecipe:
                     f"Setting {name} of a detector is {getattr(self, name)}. Give at least {low}."
                 )
         if self.rule == "shrunk-ratio" and not self.covariance:
-            raise StudyError("Rule shrunk-ratio needs correlations. Fit the detector with covariance.")
+            raise StudyError(
+                "Rule shrunk-ratio needs correlations. Fit with covariance, or by another rule."
+            )
         if not 0 < self.false_discoveries <= 1 or not self.effect >= 0:
             raise StudyError(
                 f"A detector cannot have false discoveries of {self.false_discoveries:g} and effects of "
