@@ -123,7 +123,7 @@ def test_what_is_seen_is_what_was_fitted_on(found):
         assert line.stopped[0.01].value <= line.stopped[0.05].value
         assert (line.roc.false_positives[-1], line.roc.true_positives[-1]) == (1.0, 1.0)
     assert {line.kind for line in found.harmless} == {
-        "clean images", "clean images that are misread", f"noise linf:{32 / 255!r}"
+        "clean images", "clean images that are misread", "noise linf:32/255"
     }  # fmt: skip
     assert all(line.bare.value <= line.guarded[0.05].value for line in found.safe)
     accuracy = found.clean_accuracy["full"]

@@ -64,10 +64,12 @@ def detection_paragraphs(findings: DetectionFindings) -> list[str]:
 
 def _begun(findings: DetectionFindings) -> str:
     fit, held_out, test = (findings.images.get(part, 0) for part in ("fit", "held-out", "test"))
+    training = findings.images.get("training", 0)
+    clean = f", on those and {training:,} training images as they are" if training else ""
     return (
         f"Every model's detector was fitted on images of {_listed(findings.fitted_on)}, made of {fit:,} "
-        f"photographs; clean images of {held_out:,} others set its thresholds. Everything below is of the "
-        f"remaining {test:,} photographs, on which nothing was fitted or set."
+        f"photographs{clean}; clean images of {held_out:,} others set its thresholds. Everything below is "
+        f"of the remaining {test:,} photographs, on which nothing was fitted or set."
     )
 
 

@@ -7,6 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from orchestrator.attacks.threat import Threat
 from orchestrator.detection.guard.areas import mean_area
 from orchestrator.detection.guard.findings import (
     CLEAN_IMAGES,
@@ -138,7 +139,7 @@ def _harmless(judged: Judged) -> Iterator[HarmlessLine]:
             for epsilon in sorted(noise["epsilon"].unique().to_pylist()):
                 some = _of(noise, norm=norm, epsilon=epsilon)
                 if some.num_rows:
-                    kind = f"noise {norm}:{epsilon!r}"
+                    kind = f"noise {Threat.parse(f'{norm}:{epsilon!r}')}"
                     yield HarmlessLine(
                         method=method, kind=kind, images=some.num_rows, stopped=_stopped(some)
                     )
