@@ -14,6 +14,7 @@ from orchestrator.pipeline.metered import Metered
 from orchestrator.pipeline.price import PriceLine
 from orchestrator.pipeline.progress import Reporter
 from orchestrator.pipeline.reproduction import REPRODUCTIONS, Reproduction, Trial
+from orchestrator.pipeline.so_far import SoFar
 from orchestrator.pipeline.stages import Ending, StudyRun
 from orchestrator.store.artifacts import ArtifactStore
 
@@ -80,6 +81,7 @@ def run_series(command: SeriesCommand, reporter: Reporter) -> Ending:
         part = command.part(trial)
         store = part.open_store()
         with part.workplace() as workplace, workplace.meter() as meter:
+            reporter.matrix(SoFar(()))  # what the last study came to is not of this one
             reporter.say(f"study {trial.study.name} in {store.uri}, on {workplace.description}")
             metered = Metered(reporter, meter, trial.study.name)
             run = StudyRun(
