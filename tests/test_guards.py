@@ -16,8 +16,10 @@ from orchestrator.detection.guard.matrix import build_guard_matrix
 from orchestrator.detection.recipe import BankRecipe
 from orchestrator.errors import StudyError
 from orchestrator.pipeline.detected import stopped_tables
+from orchestrator.pipeline.guard_price import detector_line
 from orchestrator.pipeline.guards import DETECTION, DETECTION_FILE, Guards, recall_guards
 from orchestrator.pipeline.progress import PlainReporter
+from orchestrator.pipeline.speed import Speed
 from orchestrator.presets import digits
 from orchestrator.store.local import LocalStore
 from orchestrator.store.parquet import read_exactly
@@ -160,6 +162,16 @@ def test_a_model_that_cannot_be_watched_fails_by_itself(site):
     assert [failed.unit for failed in failures] == hopeless.units
     assert "No class can be watched" in failures[0].reason
     assert hopeless.findings() is None
+
+
+def test_detectors_have_a_price_until_they_are_there(site, guards, store):
+    there, before = (detector_line(guards.plan, each, Speed()) for each in (site, store))
+    assert (there.done, there.pending, there.forwards) == (2, 0, 0)
+    assert (before.done, before.pending) == (0, 2)
+    # Twice over 700 training images and 179 to fit on, these thrice: clean, and moved on two sources.
+    fitted, shown = 2 * (700 + 179 * 3) + 107, 71 * (2 + 1 + 3 * 2)
+    assert before.forwards == 2 * (fitted + shown)
+    assert before.gpu_hours > 0
 
 
 def test_attacks_that_were_not_made_cannot_be_fitted_on(site, store):

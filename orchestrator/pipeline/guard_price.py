@@ -4,13 +4,14 @@ from orchestrator.detection.examples import SHARES
 from orchestrator.pipeline.guards import Guards
 from orchestrator.pipeline.plan import Plan, sources_of
 from orchestrator.pipeline.price import PriceLine
+from orchestrator.pipeline.speed import Speed
 from orchestrator.store.artifacts import ArtifactStore
 
 # Measured on judged files of 80 images: names, readings, scores and p-values, zstd-compressed.
 _ROW_BYTES = 30
 
 
-def detector_line(plan: Plan, store: ArtifactStore) -> PriceLine:
+def detector_line(plan: Plan, store: ArtifactStore, speed: Speed) -> PriceLine:
     """A detector for every key's model, and every test image of every source shown to it."""
     study = plan.study
     keyed = [unit.model for unit in plan.keyed if not unit.model.control]
@@ -20,18 +21,22 @@ def detector_line(plan: Plan, store: ArtifactStore) -> PriceLine:
     images = sum(len(shard.items) for shard in plan.eval_shards)
     fit, held_out, test = (images * share // sum(SHARES.values()) for share in SHARES.values())
     rungs = sum(len(ladder.threats) for ladder in study.parsed_ladders())
-    passes = 1 + study.detector.covariance  # over what is fitted on; each image is then read once
+    passes = 1 + study.detector.covariance  # over what is fitted on
+    training = sum(len(shard.items) for shard in plan.train_shards)
+    training = round(training * study.detector.training_share(training, study.architecture.classes))
     sources = len(sources_of(study, plan.models))
     # Fitted on a model's own images and on plain's; shown those of all sources, clean ones and noise.
-    fitting = passes * fit * (1 + 2 * rungs * len(study.fitted_on)) + held_out
+    fitting = passes * (training + fit * (1 + 2 * rungs * len(study.fitted_on))) + held_out
     shown = test * (2 + rungs + sources * rungs * len(study.attacks))
     pending = len(keyed) - done
+    forwards = pending * (fitting + shown)
     bank = (study.architecture.classes + 1) * study.detector.state_bytes()
     return PriceLine(
         stage="detectors",
         done=done,
         pending=pending,
         devices=f"{pending} × 1 GPU" if pending else "",
-        forwards=pending * (fitting + shown),
+        forwards=forwards,
+        gpu_hours=speed.attack_hours(study.architecture, forwards, "fp32"),
         store_bytes=pending * (bank + shown * _ROW_BYTES),
     )
