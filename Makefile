@@ -9,7 +9,7 @@ STAMP := $(VENV)/.installed
 install: $(STAMP)
 
 demo: $(STAMP)
-	$(BIN)/python jobs/proliferate.py --preset digits --n-keys 4
+	$(BIN)/python jobs/proliferate.py --preset digits --n-keys 4 --attacks apgd-ce mi-fgsm --detect
 
 # Two processes, whose waits fill each other: what starts a Ray, one after another, and beside it the rest.
 test: $(STAMP)
