@@ -1,4 +1,4 @@
-"""The main job on a real local Ray: whatever is killed, the same command ends in the same matrix.
+"""The main job on a real local Ray: whatever is killed, the same command ends in the same matrices.
 
 One undisturbed run is the reference. It is also searched for every key: raw, hex, base64 and as the
 permutation it stands for, in the store, the log and everything Ray wrote.
@@ -28,6 +28,9 @@ STUDY = [
     "--train-images", "512", "--eval-images", "80", "--shard-rows", "20",
     "--base.epochs", "25", "--recipe.epochs", "10", "--lora.epochs", "12",
     "--attacks", "apgd-ce:steps=40",
+    "--detect", "--detector.neurons", "20", "--detector.proposals", "100", "--detector.kept", "20",
+    "--detector.draw", "10", "--detector.effect", "0.2", "--detector.false-discoveries", "0.5",
+    "--detector.least-images", "3", "--detector.least-held-out", "10",
 ]  # fmt: skip
 PATIENCE_SECONDS = 400
 
@@ -108,8 +111,9 @@ class Job:
         assert status == 0, said
         return said
 
-    def matrix(self) -> bytes:
-        return (self.study / "matrix/matrix.parquet").read_bytes()
+    def matrices(self) -> list[bytes]:
+        names = ("matrix/matrix.parquet", "detection/detection.parquet")
+        return [(self.study / name).read_bytes() for name in names]
 
 
 @pytest.fixture(scope="module")
@@ -147,6 +151,9 @@ def test_the_undisturbed_study_separates_own_keys_from_others(undisturbed: Job) 
     own = [row for row in table if row["source"] == row["target"]]
     assert all(row["fooled"] >= 0.9 * row["eligible"] for row in own)
     assert (undisturbed.study / "report/index.html").is_file()
+    detected = pq.read_table(undisturbed.study / "detection/detection.parquet").to_pylist()
+    assert len(detected) == 2 * (2 + 4)  # of each method: plain on two keys, and every key on every key
+    assert all(row["stopped_at_0.05"] <= row["fooled"] for row in detected)
     assert list((undisturbed.study / "checkpoints").rglob("*.safetensors")) == []
     assert not (undisturbed.study / ".ray").exists()
 
@@ -167,8 +174,13 @@ def test_a_killed_driver_is_resumed_to_the_same_bytes(job: Job, undisturbed: Job
     job.kill()
     keep("models")
     keep("outcomes")
+    job.start()
+    job.wait_for("images shown to a detector", lambda: job.records("guarded"))
+    job.kill()
+    keep("detectors")
+    keep("guarded")
     job.start().finish()
-    assert job.matrix() == undisturbed.matrix()
+    assert job.matrices() == undisturbed.matrices()
     assert len(kept) > 10
     redone = [path for path, modified in kept.items() if path.stat().st_mtime_ns != modified]
     assert redone == []
@@ -188,7 +200,7 @@ def test_killed_workers_of_every_kind_cost_nothing_but_time(
     job.kill_worker("ray::_Actor")
     said = job.finish()
     assert "an actor died" in said
-    assert job.matrix() == undisturbed.matrix()
+    assert job.matrices() == undisturbed.matrices()
     names = [path.name for path in (tmp_path / "trials").rglob("*")]
     assert any(name.startswith(("tuner", "experiment_state", "searcher")) for name in names), names
     assert leaks(tmp_path / "trials", study_keys(job.vault)) == []
