@@ -10,14 +10,19 @@ import pyarrow.compute as pc
 import pytest
 
 from conftest import run_locally, small_study
+from orchestrator.attacks.threat import Threat
 from orchestrator.cluster.workplace import LocalWorkplace
+from orchestrator.detection.evasion import Evasion
 from orchestrator.detection.guard.judged import JUDGED_SCHEMA
 from orchestrator.detection.guard.matrix import build_guard_matrix
+from orchestrator.detection.insiders import Insider
 from orchestrator.detection.recipe import BankRecipe
+from orchestrator.detection.rejection import Sweep
 from orchestrator.errors import StudyError
 from orchestrator.pipeline.detected import stopped_tables
 from orchestrator.pipeline.guard_price import detector_line
 from orchestrator.pipeline.guards import DETECTION, DETECTION_FILE, Guards, recall_guards
+from orchestrator.pipeline.informed import Informed, Limits
 from orchestrator.pipeline.progress import PlainReporter
 from orchestrator.pipeline.speed import Speed
 from orchestrator.presets import digits
@@ -196,6 +201,54 @@ def test_the_job_prints_the_tables(site):
     assert done.returncode == 0, done.stderr
     assert "What detectors stop" in done.stdout
     assert "AUROC" in done.stdout
+
+
+# Those who know the bank, and rivals.
+
+
+SMALL = BankRecipe(
+    neurons=10,
+    proposals=60,
+    kept=20,
+    draw=5,
+    false_discoveries=1.0,
+    effect=0.0,
+    least_images=5,
+    least_held_out=100,
+    covariance=False,
+    rule="ratio",
+)
+
+
+def informed(site, **limits) -> Informed:
+    return Informed(guards=recall_guards(site, SMALL, ()), limits=Limits(images=8, **limits))
+
+
+def test_all_three_tables_are_measured_from_the_store_alone(site):
+    resampled = informed(site, draws=12).resampled(Sweep(kept=(), neurons=(), draw=()))
+    assert not resampled.notes
+    assert [each.seen for each in resampled.found] == [True, False]
+    evasion = Evasion(steps=3, rule="ratio")
+    insider = Insider(threats=(Threat("linf", 8 / 255),), evasion=evasion, draws=2)
+    struck = informed(site, models=1).struck(insider)
+    assert [each.attack for each in struck.found] == ["evasion", "targeted-fgsm", "apgd-ce"]
+    contested = informed(site).contested()
+    assert [each.detector for each in contested.found][-1] == "disagreement"
+    alone = informed(site, models=1).contested().found[0]
+    both = contested.found[0]
+    assert len(both.clean) == 2 * len(alone.clean) > 0
+    assert alone.clean.equal(both.clean[: len(alone.clean)])
+
+
+def test_a_model_that_cannot_be_watched_is_told(site):
+    strict = Informed(guards=recall_guards(site, replace(SMALL, effect=99.0), ()))
+    collected = strict.contested()
+    assert not collected.found
+    assert len(collected.notes) == 2
+    assert all("No class can be watched" in note for note in collected.notes.values())
+
+
+# Counts.
 
 
 def judged(*images) -> pa.Table:
