@@ -23,8 +23,11 @@ from typing import Any
 
 import torch
 from collapse_measures import (
+    BANDS,
+    ROUTES,
+    Aim,
     Count,
-    attacked,
+    bands,
     cosines,
     covariance,
     energy_inside,
@@ -33,10 +36,9 @@ from collapse_measures import (
     mean,
     patches,
     principal,
-    read_right,
     row_space,
     share_inside,
-    within_band,
+    transfer,
 )
 from collapse_models import Scene, Variant, prepare, study_of, train
 from rich.console import Console
@@ -48,42 +50,9 @@ from orchestrator.attacks.threat import Threat
 from orchestrator.report.sheet import COLUMN, bare, new_figure, paper_files
 
 COMPONENTS = 16  # of clean patches, and directions of an update, at most
-ROUTES = ("own", "other", "to_plain", "from_plain")
-BANDS = ("own_low", "other_low", "from_plain_low", "own_high", "other_high", "from_plain_high")
 SHARED = ("cosine_keys", "cosine_plain", "update_cosine", "gradient_low")
+UNTOLD = ("data", "weights", "output")  # where things were, on this machine
 UPDATES = ("rows_inside", "rows_random", "energy_inside", "energy_random", "variance")
-
-
-def transfer(
-    scene: Scene, models: list[nn.Module], plain: Found, attack: str, threat: Threat, cut: int
-) -> dict[str, Any]:
-    """Counts of every route: a key's own images, another key's, plain's; whole, and one band alone."""
-    images, labels = scene.images, scene.labels
-    counts = {name: Count() for name in (*ROUTES, *BANDS)}
-    clean = [read_right(model, images, labels) for model in models]
-    plain_clean = read_right(scene.plain, images, labels)
-    for place, source in enumerate(models):
-        found = attacked(source, images, labels, attack, threat)
-        others = [
-            (model, right)
-            for at, (model, right) in enumerate(zip(models, clean, strict=True))
-            if at != place
-        ]
-        counts["own"].add(source, found.worst, labels, clean[place])
-        counts["to_plain"].add(scene.plain, found.best, labels, plain_clean)
-        counts["from_plain"].add(source, plain.best, labels, clean[place])
-        for model, right in others:
-            counts["other"].add(model, found.best, labels, right)
-        for band in ("low", "high"):
-            moved, made = (
-                within_band(images, each.best, cut, threat, low=band == "low") for each in (found, plain)
-            )
-            counts[f"own_{band}"].add(source, moved, labels, clean[place])
-            counts[f"from_plain_{band}"].add(source, made, labels, clean[place])
-            for model, right in others:
-                counts[f"other_{band}"].add(model, moved, labels, right)
-    accuracies = {"clean": mean([float(right.double().mean()) for right in clean])}
-    return accuracies | {name: count.told() for name, count in counts.items()}
 
 
 def alike(scene: Scene, models: list[nn.Module], cut: int) -> dict[str, float]:
@@ -101,7 +70,6 @@ def alike(scene: Scene, models: list[nn.Module], cut: int) -> dict[str, float]:
             [float(torch.cosine_similarity(updates[a], updates[b], dim=0)) for a, b in pairs]
         ),
         "gradient_low": mean([low_share(gradient, cut) for gradient in own]),
-        "gradient_low_plain": low_share(plain, cut),
     }
 
 
@@ -124,11 +92,11 @@ def updated(scene: Scene, models: list[nn.Module], variant: Variant) -> dict[str
 
 def sweep(scene: Scene, options: argparse.Namespace) -> list[dict[str, Any]]:
     """Every variant trained for every key, and measured; written down as it comes."""
-    threat, rows = Threat.parse(options.threat), []
-    plain = attacked(scene.plain, scene.images, scene.labels, options.attack, threat)
-    fell, right = Count(), read_right(scene.plain, scene.images, scene.labels)
-    fell.add(scene.plain, plain.worst, scene.labels, right)
-    rows.append({"variant": "plain", "clean": float(right.double().mean()), "own": fell.told()})
+    threat = Threat.parse(options.threat)
+    aim = Aim(scene.images, scene.labels, options.attack, threat, options.cut)
+    made = aim.whole(scene.plain)
+    in_band = {band: aim.band(scene.plain, band) for band in ("low", "high")}
+    rows = [of_plain(aim, scene.plain, made, in_band)]
     for variant in map(Variant, options.variants):
         began = time.process_time()
         models = [train(scene, variant, slot) for slot in range(scene.study.n_keys)]
@@ -137,15 +105,24 @@ def sweep(scene: Scene, options: argparse.Namespace) -> list[dict[str, Any]]:
             **alike(scene, models, options.cut),
             **updated(scene, models, variant),
         }
-        row |= transfer(scene, models, plain, options.attack, threat, options.cut)
+        row |= transfer(aim, models, scene.plain, made) | bands(aim, models, in_band)
         rows.append(row | {"cpu_seconds": time.process_time() - began})
-        written = {
-            "options": {k: v for k, v in vars(options).items() if k not in ("data", "weights", "output")},
-            "rows": rows,
-        }
+        written = {"options": {k: v for k, v in vars(options).items() if k not in UNTOLD}, "rows": rows}
         (options.output / "collapse.json").write_text(json.dumps(written, indent=1) + "\n")
         print(f"{variant.name}: {rows[-1]['cpu_seconds']:.0f} s of CPU", file=sys.stderr)
     return rows
+
+
+def of_plain(aim: Aim, plain: nn.Module, made: Found, in_band: dict[str, torch.Tensor]) -> dict[str, Any]:
+    """What the plain model reads, clean and after the attacks on itself."""
+    right = aim.right(plain)
+    row: dict[str, Any] = {"variant": "plain", "clean": float(right.double().mean())}
+    row["gradient_low"] = low_share(input_gradients(plain, aim.images, aim.labels), aim.cut)
+    for name, moved in {"own": made.worst, "own_low": in_band["low"], "own_high": in_band["high"]}.items():
+        count = Count()
+        count.add(plain, moved, aim.labels, right)
+        row[name] = count.told()
+    return row
 
 
 def show(rows: list[dict[str, Any]]) -> None:
@@ -153,7 +130,7 @@ def show(rows: list[dict[str, Any]]) -> None:
     console = Console(width=None if sys.stdout.isatty() else 130)
     for title, names in {
         "fooling rates, %": ("clean", *ROUTES),
-        "one band alone, stretched to the threat: fooling rates, %": BANDS,
+        "moved within one band alone: fooling rates, %": BANDS,
         "cosines and shares, %": (*SHARED, *UPDATES),
     }.items():
         table = Table(title=title)
@@ -195,6 +172,7 @@ def draw(rows: list[dict[str, Any]]) -> dict[str, bytes]:
         for mark, (name, told), colour in zip("os^", lines.items(), COLUMN.series, strict=False):
             heights = [float(percent(row[name])) for row in tuned]
             axes.plot(heights, mark, color=colour, label=told, markersize=4)
+        axes.set_ylim(bottom=min(0.0, axes.get_ylim()[0]))
         axes.set_xticks(range(len(tuned)), [row["variant"] for row in tuned], rotation=30)
         axes.set_ylabel(label, **COLUMN.text)
         axes.legend(

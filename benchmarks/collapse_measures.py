@@ -1,6 +1,8 @@
 """What benchmarks/collapse.py measures: input gradients, what updates read, frequencies, who is fooled."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -19,6 +21,8 @@ Images = Float[Tensor, "images 3 size size"]
 Labels = Int[Tensor, " images"]
 Basis = Float[Tensor, "directions values"]
 _BATCH = 100
+ROUTES = ("own", "other", "to_plain", "from_plain")
+BANDS = ("own_low", "other_low", "from_plain_low", "own_high", "other_high", "from_plain_high")
 
 
 def input_gradients(model: nn.Module, images: Images, labels: Labels) -> Images:
@@ -86,14 +90,43 @@ def low_share(gradients: Images, cut: int) -> float:
     return float((low / gradients.flatten(1).double().square().sum(dim=1).clamp_min(1e-60)).mean())
 
 
-def within_band(images: Images, moved: Images, cut: int, threat: Threat, *, low: bool) -> Images:
-    """The images moved by one band of a perturbation alone, stretched to the whole of an ℓ∞ threat."""
-    step = moved - images
-    kept = low_band(step, cut) if low else step - low_band(step, cut)
-    largest = kept.abs().amax(dim=(1, 2, 3), keepdim=True).clamp_min(1e-12)
-    inside = project(images + kept * (threat.epsilon / largest), images, threat)
-    check_threat(inside, images, threat)
-    return inside
+def one_band(values: Images, cut: int, *, low: bool) -> Images:
+    """What is below ``cut``, or all the rest."""
+    below = low_band(values, cut)
+    return below if low else values - below
+
+
+def climb_in_band(
+    model: nn.Module,
+    images: Images,
+    labels: Labels,
+    cut: int,
+    threat: Threat,
+    *,
+    low: bool,
+    steps: int = 10,
+) -> Images:
+    """The images moved by one band of frequencies alone, uphill in cross-entropy, inside an ℓ∞ threat.
+
+    A step is the band of the sign of the gradient's band, its peak half the radius; the sum is shrunk
+    where its peak exceeds the radius. Both keep the band; only the clamp to [0, 1] adds a little of the
+    other one.
+    """
+    moved = images
+    step = torch.zeros_like(images)
+    for _ in range(steps):
+        uphill = one_band(input_gradients(model, moved, labels), cut, low=low)
+        step = step + peaked(one_band(uphill.sign(), cut, low=low), threat.epsilon / 2)
+        peak = step.abs().amax(dim=(1, 2, 3), keepdim=True)
+        step = step * (threat.epsilon / peak.clamp_min(threat.epsilon))
+        moved = project(images + step, images, threat)
+    check_threat(moved, images, threat)
+    return moved
+
+
+def peaked(values: Images, peak: float) -> Images:
+    """Each image scaled to this largest magnitude; one of zeros stays so."""
+    return values * (peak / values.abs().amax(dim=(1, 2, 3), keepdim=True).clamp_min(1e-12))
 
 
 def attacked(model: nn.Module, images: Images, labels: Labels, attack: str, threat: Threat) -> Found:
@@ -135,3 +168,57 @@ class Count:
 def mean(values: Sequence[float]) -> float:
     """Of a few values."""
     return sum(values) / len(values)
+
+
+@dataclass(frozen=True)
+class Aim:
+    """What is attacked, and how."""
+
+    images: Images
+    labels: Labels
+    attack: str
+    threat: Threat
+    cut: int
+
+    def whole(self, model: nn.Module) -> Found:
+        """What the attack makes of the images on one model."""
+        return attacked(model, self.images, self.labels, self.attack, self.threat)
+
+    def band(self, model: nn.Module, name: str) -> Images:
+        """What is made of them within the band ``low`` or ``high``."""
+        low = name == "low"
+        return climb_in_band(model, self.images, self.labels, self.cut, self.threat, low=low)
+
+    def right(self, model: nn.Module) -> Bool[Tensor, " images"]:
+        """Which of them a model reads right as they are."""
+        return read_right(model, self.images, self.labels)
+
+
+def transfer(aim: Aim, models: list[nn.Module], plain: nn.Module, made: Found) -> dict[str, Any]:
+    """Counts of every route: a key's own images, another key's, those made on plain."""
+    counts, labels = {name: Count() for name in ROUTES}, aim.labels
+    clean = [aim.right(model) for model in models]
+    plain_clean = aim.right(plain)
+    for place, source in enumerate(models):
+        found = aim.whole(source)
+        counts["own"].add(source, found.worst, labels, clean[place])
+        counts["to_plain"].add(plain, found.best, labels, plain_clean)
+        counts["from_plain"].add(source, made.best, labels, clean[place])
+        for target in set(range(len(models))) - {place}:
+            counts["other"].add(models[target], found.best, labels, clean[target])
+    accuracy = {"clean": mean([float(right.double().mean()) for right in clean])}
+    return accuracy | {name: count.told() for name, count in counts.items()}
+
+
+def bands(aim: Aim, models: list[nn.Module], made: dict[str, Images]) -> dict[str, Any]:
+    """The same routes for images moved within one band; ``made`` are those of plain."""
+    counts = {name: Count() for name in BANDS}
+    clean = [aim.right(model) for model in models]
+    for place, source in enumerate(models):
+        for band in ("low", "high"):
+            moved = aim.band(source, band)
+            counts[f"own_{band}"].add(source, moved, aim.labels, clean[place])
+            counts[f"from_plain_{band}"].add(source, made[band], aim.labels, clean[place])
+            for target in set(range(len(models))) - {place}:
+                counts[f"other_{band}"].add(models[target], moved, aim.labels, clean[target])
+    return {name: count.told() for name, count in counts.items()}
