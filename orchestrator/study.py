@@ -12,6 +12,7 @@ from orchestrator.detection.recipe import BankRecipe
 from orchestrator.errors import StudyError
 from orchestrator.models.backbone import Architecture
 from orchestrator.models.ensemble import EnsembleSpec
+from orchestrator.models.key_transform import TransformName
 from orchestrator.models.ref import Method
 from orchestrator.training.recipe import Recipe
 
@@ -43,7 +44,10 @@ class Study:
     method: Methods = "full"
     """full: all weights are tuned (Ray Train); lora: adapters and head (Ray Tune); both: each key twice."""
     block_size: int = 16
-    """Side M of the shuffled blocks, in pixels."""
+    """Side M of the blocks that a key transforms, in pixels."""
+    transform: TransformName = "shuffle"
+    """What a key does to each block: shuffle its values, take the negative at half of its places
+    (negative-positive), or encrypt 8-bit values there (ffx, which never folds into weights)."""
     attacks: tuple[str, ...] = ("apgd-ce",)
     """Attacks by name, with options if wanted, e.g. apgd-ce:steps=50 autoattack."""
     threats: tuple[str, ...] = ("linf:4/255",)
@@ -99,6 +103,7 @@ class Study:
         # Read once here, so that what cannot be read is refused before anything runs.
         attacks, ladders = self.parsed_attacks(), self.parsed_ladders()
         _check_norms(attacks, ladders)
+        _check_transform(attacks, self.transform)
         self.parsed_ensembles()
         if unknown := set(self.fitted_on) - set(attacks):
             raise StudyError(
@@ -155,6 +160,7 @@ class Study:
         return {
             "architecture": self.architecture.recipe(),
             "block_size": self.block_size,
+            **({"transform": self.transform} if self.transform != "shuffle" else {}),
             "seed": self.seed,
         }
 
@@ -173,6 +179,16 @@ def _check_norms(attacks: Mapping[str, Attack], ladders: Sequence[Ladder]) -> No
     if twice:
         raise StudyError(
             f"Threat {twice} is in two of --threats. Give it once: its counts would be added up."
+        )
+
+
+def _check_transform(attacks: Mapping[str, Attack], transform: TransformName) -> None:
+    """Raise StudyError where an attack assumes keys of another kind."""
+    unfit = [name for name, attack in attacks.items() if "shuffle" in attack.needs]
+    if unfit and transform != "shuffle":
+        raise StudyError(
+            f"Attack {unfit[0]} is made for keys that shuffle and would say nothing of {transform}. Leave "
+            f"{', '.join(unfit)} out of --attacks, or give --transform shuffle."
         )
 
 

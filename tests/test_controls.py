@@ -68,8 +68,8 @@ def test_a_rekeyed_model_is_the_same_function_behind_another_shuffle(finished, m
     twin = load_model(store, rekeying.twin, study.architecture, keys).double()
     images = torch.rand(6, 3, 32, 32, dtype=torch.float64)
     torch.testing.assert_close(rewritten(images), twin(images), rtol=0, atol=1e-4)
-    assert rewritten.shuffle is not None
-    assert twin.shuffle is None
+    assert rewritten.transform is not None
+    assert twin.transform is None
     weights = [model.backbone.patch_embed.proj.weight for model in (rewritten, twin)]
     assert not torch.allclose(weights[0], weights[1], atol=1e-2)
 
@@ -80,9 +80,9 @@ def test_controls_have_the_key_they_say_and_a_seed_of_their_own(finished) -> Non
     by_name = {unit.model.name: unit for unit in plan.keyed if unit.model.method == "full"}
     first = by_name[open_vault(vault).find(study.name, 0)]
     again, keyless = by_name["same-key-0"], by_name["seed-0"]
-    shuffle = [unit.keys.shuffle(unit.model, unit.block_size) for unit in (first, again)]
+    shuffle = [unit.keys.transform(unit.model, unit.block_size) for unit in (first, again)]
     assert shuffle[0].order.equal(shuffle[1].order)
-    assert keyless.keys.shuffle(keyless.model, keyless.block_size) is None
+    assert keyless.keys.transform(keyless.model, keyless.block_size) is None
     assert len({unit.seed for unit in by_name.values()}) == len(by_name)
     assert (
         again.model.recipe["training"] == first.model.recipe["training"] == keyless.model.recipe["training"]

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orchestrator.errors import VaultError
+from orchestrator.keys.bits import draw_bits
 from orchestrator.keys.permutation import draw_permutation
 from orchestrator.keys.sealing import BOX_BYTES, Envelope, seal
 from orchestrator.keys.secret import SecretKey
@@ -40,6 +41,35 @@ def test_permutations_are_the_published_test_vectors() -> None:
     assert (
         digest(draw_permutation(COUNTING, 768))
         == "9666b076a6df8251560cd0acb7d4eeadb3edd69dfecae4e6cac582034ddea180"
+    )
+
+
+def test_bits_and_tables_are_the_published_test_vectors() -> None:
+    for key, bits in ((COUNTING, "111100100111"), (ZERO, "011001001011")):
+        assert draw_bits(key, 12) == tuple(bit == "1" for bit in bits)
+    assert (
+        hashlib.sha256(bytes(draw_bits(COUNTING, 192))).hexdigest()
+        == "a6cc2d4d82cf2cec4b672b8f4632d530a613fcb916b3f7403d752b3f58552b0e"
+    )
+    assert draw_permutation(COUNTING, 256)[:12] == (218, 167, 123, 142, 127, 4, 134, 44, 21, 231, 99, 153)
+    assert draw_permutation(ZERO, 256)[:12] == (187, 174, 33, 143, 110, 181, 22, 2, 46, 40, 202, 81)
+    assert (
+        digest(draw_permutation(COUNTING, 256))
+        == "72a67f6ba95a7bde39316596ad5d3cf44679a7692ce1be8d23207bb858ac9d69"
+    )
+    # An implementation of its own, by arithmetic on one long number.
+    seed = b"multikey-orchestrator/bits/v1\x00" + (12).to_bytes(8, "little") + COUNTING.reveal()
+    number = int.from_bytes(hashlib.shake_256(seed).digest(2), "little")
+    assert draw_bits(COUNTING, 12) == tuple(bool(number >> place & 1) for place in range(12))
+    with pytest.raises(ValueError, match="got size 0"):
+        draw_bits(ZERO, 0)
+
+
+def test_bits_are_fair_and_do_not_know_each_other() -> None:
+    drawn = Counter(draw_bits(SecretKey(number.to_bytes(32, "big")), 3) for number in range(8_000))
+    # χ² with 7 degrees of freedom exceeds 24.3 once in a thousand times; the keys are fixed.
+    assert (
+        sum((drawn[bits] - 1000) ** 2 / 1000 for bits in itertools.product((False, True), repeat=3)) < 24.3
     )
 
 

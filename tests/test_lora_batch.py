@@ -110,7 +110,7 @@ def fleet(store, vault):
     for slot, (rank, alpha, block_size) in enumerate([(4, 8.0, 4), (2, 7.0, 8), (4, 8.0, 16)]):
         ref = ModelRef(name=ids[slot], method="lora", slot=slot, recipe={"block_size": block_size})
         adapted = add_lora(copy.deepcopy(base), rank=rank, alpha=alpha, dropout=0.0)
-        trained = KeyedModel(adapted, keys.shuffle(ref, block_size)).eval()
+        trained = KeyedModel(adapted, keys.transform(ref, block_size)).eval()
         perturb(trained)
         save_model(store, ref, trained, {})
         refs.append(ref)

@@ -106,9 +106,9 @@ def test_another_key_gives_another_model() -> None:
 def test_neither_order_nor_key_is_in_a_state_dict() -> None:
     model = KeyedModel(SMALL.build(), BlockShuffle.from_key(KEY, 8))
     assert set(model.state_dict()) == {f"backbone.{name}" for name in model.backbone.state_dict()}
-    assert "order" not in repr(model.shuffle)
+    assert "order" not in repr(model.transform)
     with pytest.raises(TypeError, match="as secret as its key"):
-        pickle.dumps(model.shuffle)
+        pickle.dumps(model.transform)
 
 
 def test_lora_on_vit_b_16_trains_the_papers_number_of_parameters() -> None:
@@ -145,7 +145,7 @@ def test_a_stored_model_loads_as_it_was_trained(
     load_plain(backbone, base.state_dict(), "base")
     if method == "lora":
         backbone = add_lora(backbone, rank=4, alpha=8.0, dropout=0.0)
-    trained = KeyedModel(backbone, keys.shuffle(ref, block_size)).eval()
+    trained = KeyedModel(backbone, keys.transform(ref, block_size)).eval()
     perturb(trained)
     images = torch.rand(4, 3, 32, 32)
     expected = trained(images).detach()
@@ -161,7 +161,7 @@ def test_a_folded_model_loads_without_its_vault(store: LocalStore, vault: str) -
     (key_id,) = open_vault(vault).ensure("study", 1)
     keys = KeyAccess(keys=VaultAt(vault), study="study")
     ref = ModelRef(name=key_id, method="full", slot=0, recipe={"block_size": 8})
-    save_model(store, ref, KeyedModel(SMALL.build(), keys.shuffle(ref, 8)), {})
+    save_model(store, ref, KeyedModel(SMALL.build(), keys.transform(ref, 8)), {})
     load_model(store, ref, SMALL, KeyAccess(keys=VaultAt(f"{vault}-absent"), study="study"))
     assert store.record(ref.address).provenance["form"] == "folded"
 

@@ -53,7 +53,7 @@ def fleet(store, vault, tmp_path):
     for slot, block_size in enumerate(BLOCK_SIZES):
         ref = ModelRef(name=ids[slot], method="lora", slot=slot, recipe={"block_size": block_size})
         adapted = add_lora(copy.deepcopy(base), rank=2 + slot, alpha=8.0, dropout=0.0)
-        model = KeyedModel(adapted, keys.shuffle(ref, block_size)).eval()
+        model = KeyedModel(adapted, keys.transform(ref, block_size)).eval()
         perturb(model)
         save_model(store, ref, model, {})
         keyed.append(ref)

@@ -17,7 +17,7 @@ from orchestrator.attacks.noise import reseeded
 from orchestrator.attacks.source import Access, Source
 from orchestrator.attacks.threat import Norm, Threat
 
-Need = Literal["plain", "block-size", "examples", "vit"]
+Need = Literal["plain", "block-size", "examples", "shuffle", "vit"]
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,8 @@ class Attack(Protocol):
     access: ClassVar[Access]
     """The most it asks of the source."""
     needs: ClassVar[frozenset[Need]]
-    """What it must know besides, and ``vit`` where it reaches into a timm ViT."""
+    """What it must know besides, ``shuffle`` where it assumes keys that shuffle, and ``vit`` where it
+    reaches into a timm ViT."""
 
     def __call__(self, source: Source, points: Points, threat: Threat) -> Found:
         """Images moved inside ``threat``; the models, their gradients and global RNG stay untouched."""

@@ -53,8 +53,8 @@ def rekey(store: ArtifactStore, rekeying: Rekeying) -> bool:
             "of its weights. Give --controls 0, or a block size that divides the patch."
         )
     state = parse_weights(store.read(twin.address, WEIGHTS_FILE, record), twin.address)
-    shuffle = rekeying.keys.shuffle(ref, rekeying.block_size)
-    behind = KeyedModel(rekeying.architecture.build(), shuffle)
+    transform = rekeying.keys.transform(ref, rekeying.block_size)
+    behind = KeyedModel(rekeying.architecture.build(), transform)
     rewritten = unfolded_patch_weights(behind, state[PATCH_WEIGHT], state[PATCH_BIAS])
     state |= dict(zip((PATCH_WEIGHT, PATCH_BIAS), rewritten, strict=True))
     content = safetensors.torch.save(state, metadata={"form": "explicit"})

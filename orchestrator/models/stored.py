@@ -10,10 +10,11 @@ from torch import Tensor
 from orchestrator.keys.secret import forbid_core_dumps
 from orchestrator.keys.vault import KeySource
 from orchestrator.models.backbone import Architecture, load_whole, parse_weights, patch_size_of
+from orchestrator.models.from_key import transform_from_key
+from orchestrator.models.key_transform import KeyTransform
 from orchestrator.models.keyed import KeyedModel, as_folded, fold, folded_patch_weights, folds
 from orchestrator.models.lora import PATCH_BIAS, PATCH_WEIGHT, adapter_state, merge_adapter
 from orchestrator.models.ref import PLAIN, ModelRef
-from orchestrator.models.transform import BlockShuffle
 from orchestrator.store.artifacts import ArtifactStore
 from orchestrator.store.record import ArtifactRecord, FileEntry, library_versions
 
@@ -28,32 +29,32 @@ class KeyAccess:
     keys: KeySource
     study: str
 
-    def shuffle(self, model: ModelRef, block_size: int) -> BlockShuffle | None:
-        """The model's shuffle; None for one without a key."""
+    def transform(self, model: ModelRef, block_size: int) -> KeyTransform | None:
+        """The transform of the model's key: the shuffle, or what its recipe names. None without a key."""
         if model.slot < 0:
             return None
         forbid_core_dumps()
         key = self.keys.open(self.study, model.slot, model.key_id or model.name)
-        return BlockShuffle.from_key(key, block_size)
+        return transform_from_key(model.recipe.get("transform", "shuffle"), key, block_size)
 
 
 def weights_of(model: KeyedModel, method: str) -> tuple[dict[str, Tensor], str]:
     """The tensors to store for a trained model, and their form.
 
     ``folded``: the patch embedding takes plain [0, 1] pixels and no key is needed to load them.
-    ``explicit``: the block size does not divide the patch, or the key is a rekeyed control's, so the
-    vault is opened at loading too.
+    ``explicit``: the block size does not divide the patch, the key's transform is not affine, or the key
+    is a rekeyed control's, so the vault is opened at loading too.
     ``plain``: the undefended model as timm knows it, normalisation apart.
     """
     if method == "plain":
         return dict(model.backbone.state_dict()), "plain"
     if method == "lora":
         state = adapter_state(model.backbone)
-        if not folds(model.shuffle, state[PATCH_WEIGHT].shape[-1]):
+        if not folds(model.transform, state[PATCH_WEIGHT].shape[-1]):
             return state, "explicit"
         folded = folded_patch_weights(model, state[PATCH_WEIGHT], state[PATCH_BIAS])
         return state | dict(zip((PATCH_WEIGHT, PATCH_BIAS), folded, strict=True)), "folded"
-    if not folds(model.shuffle, patch_size_of(model.backbone)):
+    if not folds(model.transform, patch_size_of(model.backbone)):
         return dict(model.backbone.state_dict()), "explicit"
     return dict(fold(model).backbone.state_dict()), "folded"
 
@@ -97,7 +98,7 @@ def load_model(
     if record.told("form", str, ref.address) == "folded":
         return freeze(as_folded(backbone))
     block_size = int(ref.recipe.get("block_size", 1))
-    return freeze(KeyedModel(backbone, keys.shuffle(ref, block_size)))
+    return freeze(KeyedModel(backbone, keys.transform(ref, block_size)))
 
 
 def freeze(model: KeyedModel) -> KeyedModel:

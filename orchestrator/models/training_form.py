@@ -4,9 +4,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from orchestrator.models.keyed import KeyedModel, folds
+from orchestrator.models.keyed import KeyedModel
 from orchestrator.models.lora import PATCH
-from orchestrator.models.transform import CHANNELS
+from orchestrator.models.transform import CHANNELS, BlockShuffle
 
 
 class TrainingForm(nn.Module):
@@ -18,7 +18,8 @@ class TrainingForm(nn.Module):
     training W, in another order of columns. That goes for the adapter on the patch embedding too: its
     down-projection reads the same pixels, and its dropout falls on other ones, with the same chances.
 
-    Where the blocks do not tile the patches, images are shuffled as they come.
+    Where the blocks do not tile the patches, and for the key transforms that are no shuffle, images are
+    transformed as they come.
 
     Args:
         keyed: the model; its backbone, adapters included, is rearranged in place until ``finished``.
@@ -30,30 +31,31 @@ class TrainingForm(nn.Module):
 
     def __init__(self, keyed: KeyedModel, image_size: int) -> None:
         super().__init__()
-        self.backbone, self.keyed_shuffle = keyed.backbone, keyed.shuffle
+        self.backbone, self.keyed_transform = keyed.backbone, keyed.transform
         mean, std = keyed.mean, keyed.std
-        self.carried = keyed.shuffle is not None and folds(keyed.shuffle, self._patch_size())
-        if keyed.shuffle is not None and self.carried:
-            self._rearrange(keyed.shuffle.patch_columns(self._patch_size()))
+        self.carried = None
+        if isinstance(keyed.transform, BlockShuffle) and keyed.transform.folds(self._patch_size()):
+            self.carried = keyed.transform
+            self._rearrange(self.carried.patch_columns(self._patch_size()))
             # Channels that are normalised alike are so wherever their pixels go.
             if not all((part == part[:, :1]).all() for part in (mean, std)):
                 whole = (1, CHANNELS, image_size, image_size)
-                mean, std = (keyed.shuffle.invert(part.expand(whole)) for part in (mean, std))
+                mean, std = (self.carried.invert(part.expand(whole)) for part in (mean, std))
         self.register_buffer("mean", mean, persistent=False)
         self.register_buffer("std", std, persistent=False)
 
     def forward(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch classes"]:
         """Logits of images in [0, 1]."""
-        if self.keyed_shuffle is not None and not self.carried:
-            images = self.keyed_shuffle(images)
+        if self.keyed_transform is not None and self.carried is None:
+            images = self.keyed_transform(images)
         logits: Tensor = self.backbone((images - self.mean) / self.std)
         return logits
 
     def finished(self) -> KeyedModel:
         """The keyed model that was trained, its columns in their own order; this form is done with."""
-        if self.keyed_shuffle is not None and self.carried:
-            self._rearrange(self.keyed_shuffle.patch_columns(self._patch_size()).argsort())
-        return KeyedModel(self.backbone, self.keyed_shuffle).to(self.mean.device)
+        if self.carried is not None:
+            self._rearrange(self.carried.patch_columns(self._patch_size()).argsort())
+        return KeyedModel(self.backbone, self.keyed_transform).to(self.mean.device)
 
     def _patch_size(self) -> int:
         return max(weight.shape[-1] for weight in self._readers())

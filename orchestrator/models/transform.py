@@ -1,4 +1,4 @@
-"""The keyed transform: block-wise pixel shuffle, one permutation for all blocks of an image.
+"""BlockShuffle: the paper's key transform, one permutation for the pixels of all blocks of an image.
 
 MaungMaung, Echizen, Kiya, "Efficient Key-Based Adversarial Defense for ImageNet by Using Pre-trained
 Model" (arXiv 2311.16577), section III; flatten order row, column, channel as in the published code of
@@ -6,7 +6,6 @@ Model" (arXiv 2311.16577), section III; flatten order row, column, channel as in
 """
 
 from dataclasses import dataclass
-from typing import NoReturn
 
 import torch
 from jaxtyping import Float, Int
@@ -15,15 +14,15 @@ from torch import Tensor
 from orchestrator.errors import StudyError
 from orchestrator.keys.permutation import draw_permutation
 from orchestrator.keys.secret import SecretKey
+from orchestrator.models.key_transform import KeyTransform
 
 CHANNELS = 3
 
 
-@dataclass(frozen=True)
-class BlockShuffle:
+@dataclass(frozen=True, repr=False)
+class BlockShuffle(KeyTransform):
     """Permutes the 3·M·M values of every M×M block; ``order`` is as secret as the key it is from."""
 
-    block_size: int
     order: Int[Tensor, " values"]
 
     @classmethod
@@ -49,13 +48,31 @@ class BlockShuffle:
         """The images whose shuffle this is."""
         return self._permute(images, self.order.to(images.device).argsort())
 
+    def folds(self, patch_size: int) -> bool:
+        """Whether blocks tile patches of this size."""
+        return patch_size % self.block_size == 0
+
+    def fold(
+        self, weight: Float[Tensor, "out 3 patch patch"], bias: Float[Tensor, " out"]
+    ) -> tuple[Float[Tensor, "out 3 patch patch"], Float[Tensor, " out"]]:
+        """Weights on plain patches that equal these on shuffled ones: the columns in another order."""
+        columns = self.patch_columns(weight.shape[-1]).to(weight.device)
+        return weight.flatten(1)[:, columns].view_as(weight), bias
+
+    def unfold(
+        self, weight: Float[Tensor, "out 3 patch patch"], bias: Float[Tensor, " out"]
+    ) -> tuple[Float[Tensor, "out 3 patch patch"], Float[Tensor, " out"]]:
+        """Weights on shuffled patches that equal these on plain ones."""
+        columns = self.patch_columns(weight.shape[-1]).to(weight.device)
+        return weight.flatten(1)[:, columns.argsort()].view_as(weight), bias
+
     def patch_columns(self, patch_size: int) -> Int[Tensor, " columns"]:
         """Column order that folds the shuffle into weights on flattened (channel, row, column) patches.
 
         With ``W`` of shape (out, 3·p·p) acting on a shuffled patch, ``W[:, patch_columns(p)]`` gives
         the same output on the plain patch. Needs ``block_size`` to divide ``patch_size``.
         """
-        if patch_size % self.block_size:
+        if not self.folds(patch_size):
             raise StudyError(
                 f"Blocks of {self.block_size} px do not tile patches of {patch_size} px, so this key "
                 "cannot be folded into the patch embedding."
@@ -70,12 +87,6 @@ class BlockShuffle:
         self, images: Float[Tensor, "batch 3 height width"], order: Int[Tensor, " values"]
     ) -> Float[Tensor, "batch 3 height width"]:
         return from_blocks(to_blocks(images, self.block_size)[..., order], self.block_size)
-
-    def __repr__(self) -> str:
-        return f"BlockShuffle(block_size={self.block_size})"
-
-    def __reduce_ex__(self, protocol: object) -> NoReturn:
-        raise TypeError("A BlockShuffle is as secret as its key: pass the key id, open the vault there.")
 
 
 def shuffle_rows(

@@ -42,7 +42,10 @@ def plan_fleet(study: Study, method: Method, key_ids: Sequence[str], plain: str,
     rekeyed = None
     if study.controls and len(keyed) > 1 and _folds(study):
         name = Control("rekeyed", 0).name
-        recipe: dict[str, Any] = {"kind": method, "control": name, "block_size": study.block_size}
+        fixed = {
+            name: value for name, value in study.fixed().items() if name in ("block_size", "transform")
+        }
+        recipe: dict[str, Any] = {"kind": method, "control": name, **fixed}
         recipe |= {"twin": keyed[0].digest, "key_id": key_ids[1]}
         rekeyed = ModelRef(name=name, method=method, slot=1, key_id=key_ids[1], recipe=recipe)
     return Fleet(keyed=tuple(keyed), controls=tuple(controls), rekeyed=rekeyed)
@@ -79,4 +82,5 @@ class _Recipes:
 
 
 def _folds(study: Study) -> bool:
-    return patch_size_of(study.architecture.build()) % study.block_size == 0
+    # FFX is the one transform that is not affine.
+    return study.transform != "ffx" and patch_size_of(study.architecture.build()) % study.block_size == 0

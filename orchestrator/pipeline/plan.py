@@ -130,7 +130,8 @@ def _shards(study: Study, split: Split) -> tuple[Shard, ...]:
 
 def _plain_recipe(study: Study, data: str) -> dict[str, Any]:
     fixed = {"kind": "plain", "weights": study.weights, **study.fixed()}
-    del fixed["block_size"]  # the undefended model is the same for every block size
+    for name in ("block_size", "transform"):  # the undefended model is the same for every kind of key
+        fixed.pop(name, None)
     if study.weights:
         return fixed
     return {**fixed, "data": data, "training": study.base.identity("plain")}

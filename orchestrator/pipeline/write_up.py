@@ -118,6 +118,7 @@ def printable_settings(plan: Plan) -> dict[str, str]:
         **({"precision": f"± {100 * study.precision:g} points"} if study.precision else {}),
         "method": study.method,
         "block size": str(study.block_size),
+        **({"transform": study.transform} if study.transform != "shuffle" else {}),
         **({"lora rank": str(study.lora.lora_rank)} if "lora" in study.methods else {}),
         "attacks": " ".join(study.attacks),
         **({"ensembles": " ".join(study.ensembles)} if study.ensembles else {}),

@@ -131,7 +131,7 @@ def build_trainable(unit: TrainingUnit, store: ArtifactStore) -> KeyedModel:
                 alpha=recipe.lora_alpha,
                 dropout=recipe.lora_dropout,
             )
-    return KeyedModel(backbone, unit.keys.shuffle(unit.model, unit.block_size))
+    return KeyedModel(backbone, unit.keys.transform(unit.model, unit.block_size))
 
 
 def parameter_counts(model: nn.Module) -> dict[str, int]:

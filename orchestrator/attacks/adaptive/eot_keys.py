@@ -45,7 +45,7 @@ class EotKeys:
 
     norms: ClassVar[frozenset[Norm]] = frozenset({"linf", "l2"})
     access: ClassVar[Access] = "gradients"
-    needs: ClassVar[frozenset[Need]] = frozenset({"block-size"})
+    needs: ClassVar[frozenset[Need]] = frozenset({"block-size", "shuffle"})
     steps: int = 20
     keys: int = 30
     reach: float = 2.0

@@ -47,7 +47,7 @@ class KeyInvariant:
 
     norms: ClassVar[frozenset[Norm]] = frozenset({"linf", "l2"})
     access: ClassVar[Access] = "gradients"
-    needs: ClassVar[frozenset[Need]] = frozenset({"block-size"})
+    needs: ClassVar[frozenset[Need]] = frozenset({"block-size", "shuffle"})
     subspace: Literal["block-mean", "low-pass"] = "block-mean"
     keep: float = 0.5
     steps: int = 20

@@ -50,7 +50,7 @@ class KeySearch:
 
     norms: ClassVar[frozenset[Norm]] = frozenset({"linf", "l2"})
     access: ClassVar[Access] = "gradients"
-    needs: ClassVar[frozenset[Need]] = frozenset({"block-size", "examples"})
+    needs: ClassVar[frozenset[Need]] = frozenset({"block-size", "examples", "shuffle"})
     tries: int = 100
     swaps: int = 500
     seed: int = 0

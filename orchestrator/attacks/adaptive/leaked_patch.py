@@ -51,7 +51,7 @@ class LeakedPatch:
 
     norms: ClassVar[frozenset[Norm]] = frozenset({"linf", "l2"})
     access: ClassVar[Access] = "gradients"
-    needs: ClassVar[frozenset[Need]] = frozenset({"plain", "block-size"})
+    needs: ClassVar[frozenset[Need]] = frozenset({"plain", "block-size", "shuffle"})
     through: Literal["embedding", "key"] = "embedding"
     steps: int = 20
     reach: float = 2.0
