@@ -14,6 +14,7 @@ from orchestrator.report.summary import ModelLine, StageLine, StudySummary
 from orchestrator.store.artifacts import ArtifactStore
 from orchestrator.store.catalogue import read_records
 from orchestrator.store.record import ArtifactRecord
+from orchestrator.study import Study
 from orchestrator.transfer.matrix import TransferMatrix
 from orchestrator.transfer.work import Scored
 
@@ -95,7 +96,7 @@ def summarise(found: Findings) -> StudySummary:
         matrix=found.matrix,
         models=lines,
         stages=stages,
-        notes=[*_left_out(left_out), *found.notes, *warnings],
+        notes=[*_left_out(left_out), *_passed_through(plan.study), *found.notes, *warnings],
         attack_seconds=_attack_seconds(found.scored),
     )
 
@@ -160,3 +161,12 @@ def _left_out(names: Sequence[str]) -> list[str]:
         return []
     shown = ", ".join(names[:5])
     return [f"{len(names)} images could not be read and were left out: {shown}."]
+
+
+def _passed_through(study: Study) -> list[str]:
+    if study.transform != "ffx":
+        return []
+    return [
+        "Keys encrypt pixel values (ffx), which has no gradient: attacks that use gradients passed them "
+        "straight through it. An attacker with a better stand-in may reach more."
+    ]
