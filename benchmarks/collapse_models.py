@@ -93,7 +93,7 @@ class Scene:
         """The patch embedding behind a key before it is tuned, on plain pixels in [0, 1]."""
         projection = patch_projection(self.plain.backbone)
         assert projection.bias is not None  # noqa: S101 - patch_projection refuses one without
-        shuffle = self.access.shuffle(_ref(Variant("full"), self, slot), self.study.block_size)
+        shuffle = self.access.transform(_ref(Variant("full"), self, slot), self.study.block_size)
         keyed = KeyedModel(self.plain.backbone, shuffle)
         return folded_patch_weights(keyed, projection.weight, projection.bias)[0].flatten(1)
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ray.exceptions import ActorDiedError
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 from ray.train.v2._internal.exceptions import WorkerGroupStartupTimeoutError
@@ -28,6 +29,8 @@ WORKER_LOSSES = 8
 # A group that cannot be placed counts as a controller error once a minute; without a limit Ray Train
 # waits for ever. Twenty minutes leave a cloud time to find machines.
 _PLACEMENT_MINUTES = 20
+# How many controllers of a group may die before it is given up.
+_CONTROLLERS = 4
 
 
 def train_full(
@@ -93,16 +96,36 @@ def _fit(units: Pack, name: str, group: _Group) -> str:
     Raises:
         Unplaced: the cluster had no place for it.
     """
-    cluster, workers, scratch = group.cluster, group.workers, group.scratch
-    trainer = TorchTrainer(
+    cluster, reason = group.cluster, ""
+    for _ in range(_CONTROLLERS):
+        try:
+            return _trainer(units, name, group).fit().return_value or ""
+        except ActorDiedError as error:
+            # Of the controller: its node went, or it met passing trouble as it asked the store, which Ray
+            # does once and without our patience. What was trained is in checkpoints.
+            reason = f"{type(error).__name__}: {first_line(error)}"
+        except Exception as error:  # Ray's own tree of errors; the unit's failure is a value
+            logger.debug("training group %s ended", name, exc_info=True)
+            if isinstance(getattr(error, "controller_failure", None), WorkerGroupStartupTimeoutError):
+                raise Unplaced(
+                    f"no place for {group.workers} × {cluster.devices.kind} came free within "
+                    f"{_PLACEMENT_MINUTES} minutes; the cluster has {cluster.devices.now()}"
+                ) from None
+            return f"{type(error).__name__}: {first_line(error)}"
+    return reason
+
+
+def _trainer(units: Pack, name: str, group: _Group) -> TorchTrainer:
+    cluster, scratch = group.cluster, group.scratch
+    return TorchTrainer(
         _train_loop,
         train_loop_config={"units": units, **group.config},
         torch_config=TorchConfig(backend="nccl" if cluster.accelerated else "gloo"),
         scaling_config=ScalingConfig(
-            num_workers=workers,
+            num_workers=group.workers,
             use_gpu=cluster.accelerated,
             resources_per_worker=cluster.devices.bundle(),
-            placement_strategy=cluster.placement(workers),
+            placement_strategy=cluster.placement(group.workers),
         ),
         run_config=RunConfig(
             name=name,
@@ -113,16 +136,6 @@ def _fit(units: Pack, name: str, group: _Group) -> str:
             ),
         ),
     )
-    try:
-        return trainer.fit().return_value or ""
-    except Exception as error:  # Ray's own tree of errors; the unit's failure is a value
-        logger.debug("training group %s ended", name, exc_info=True)
-        if isinstance(getattr(error, "controller_failure", None), WorkerGroupStartupTimeoutError):
-            raise Unplaced(
-                f"no place for {workers} × {cluster.devices.kind} came free within "
-                f"{_PLACEMENT_MINUTES} minutes; the cluster has {cluster.devices.now()}"
-            ) from None
-        return f"{type(error).__name__}: {first_line(error)}"
 
 
 def _train_loop(config: dict[str, Any]) -> str:
