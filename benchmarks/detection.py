@@ -35,8 +35,10 @@ def full_bank(fit: Fit) -> DetectorBank:
     rows, count = proposed.members.shape[:2]
     zeros, ones = torch.zeros(rows, count).double(), torch.ones(rows, count).double()
     kept = torch.full((rows,), count)
-    sides = (Side(zeros, ones), Side(ones, ones))
-    return DetectorBank(proposed, kept, *sides, fit.recipe.draw, fit.recipe.batch)
+    apart = torch.eye(count).repeat(rows, 1, 1)
+    sides = (Side(zeros, ones, apart), Side(ones, ones, apart))
+    recipe = fit.recipe
+    return DetectorBank(proposed, kept, *sides, recipe.draw, recipe.batch, rule=recipe.rule)
 
 
 def measure(options: argparse.Namespace) -> None:
@@ -47,7 +49,7 @@ def measure(options: argparse.Namespace) -> None:
         model.set_input_size(img_size=options.size)
     images = torch.rand(options.images, 3, options.size, options.size)
     layout = layout_of(model, images)
-    kept = BankRecipe(proposals=BankRecipe().kept, batch=32, covariance=False)
+    kept = BankRecipe(proposals=BankRecipe().kept, batch=32)
     fit = Fit(layout=layout, classes=options.classes, recipe=kept, seed=0, model_digest="")
     bank = full_bank(fit)
     bank = bank.calibrated(bank.read(model, images), 1, 0)
@@ -70,7 +72,8 @@ def measure(options: argparse.Namespace) -> None:
     print(f"from {ratios[0]:.3f} to {ratios[-1]:.3f}")
     print(f"measuring {wide.recipe.proposals} proposals a class / pass alone: ", end="")
     print(f"{fitting / median(passed for passed, _ in pairs):.3f}")
-    print(f"bytes of a class: {kept.state_bytes()}, with correlations {BankRecipe().state_bytes()}")
+    bare = BankRecipe(covariance=False, rule="ratio")
+    print(f"bytes of a class: {kept.state_bytes()}, without correlations {bare.state_bytes()}")
 
 
 if __name__ == "__main__":
