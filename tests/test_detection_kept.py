@@ -13,7 +13,7 @@ from orchestrator.detection.kept import (
     KeptAttack,
     Together,
     TrainingImages,
-    kept_attacks,
+    kept_attack,
 )
 from orchestrator.errors import DamagedArtifact
 from orchestrator.shards.shard import read_pixels
@@ -49,8 +49,12 @@ def test_images_come_from_the_own_key_another_or_the_plain_model(source, target,
     assert KeptAttack("", NOTHING, "", "linf", (0.1,), source, "").origin(target) == origin
 
 
+def every_kept(site):
+    return [kept_attack(site, address) for address in site.addresses("adversarial")]
+
+
 def test_kept_attacks_are_found_with_what_they_are(site):
-    found = kept_attacks(site)
+    found = every_kept(site)
     assert {kept.attack for kept in found} == {"apgd-ce-steps3"}
     assert {kept.epsilons for kept in found} == {(4 / 255, 16 / 255)}
     assert len({kept.source for kept in found}) == 3
@@ -59,7 +63,7 @@ def test_kept_attacks_are_found_with_what_they_are(site):
 
 
 def test_attacked_images_come_in_parts_with_their_originals_and_as_often_as_asked(site):
-    found = [kept for kept in kept_attacks(site) if kept.source == "plain"]
+    found = [kept for kept in every_kept(site) if kept.source == "plain"]
     parts = {part: AttackedImages(site, found, "k-a.full", part, 7) for part in ("fit", "held-out", "test")}
     shown = {part: list(images) for part, images in parts.items()}
     assert [len(each) for each in shown.values()] == [4, 4, 4]  # two shards, two threats
@@ -109,7 +113,7 @@ def test_images_of_several_sources_come_one_after_another_as_often_as_asked(site
 
 
 def test_images_of_another_shard_are_damaged(site):
-    kept = kept_attacks(site)[0]
+    kept = every_kept(site)[0]
     wrong = replace(kept, epsilons=(0.1,))
     with pytest.raises(DamagedArtifact, match="does not hold its shard's images"):
         list(AttackedImages(site, [wrong], "plain", "fit", 7))

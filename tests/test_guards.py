@@ -153,6 +153,18 @@ def test_what_is_lost_is_judged_again_alike(site, guards, found):
     assert site.read(lost, "judged.parquet") == before
 
 
+def test_without_one_models_detector_the_others_are_told(site, guards, found):
+    unit = guards.units[0]
+    lost = [unit.bank.address, *(unit.address(sitting) for sitting in unit.sittings)]
+    for address in lost:
+        site.delete(address)
+    left = guards.findings()
+    assert left.images == found.images
+    assert set(left.matrix.table["target"].to_pylist()) == {guards.units[1].model.name}
+    said_by(guards)
+    assert str(guards.findings()) == str(found)
+
+
 def test_other_settings_make_detectors_of_their_own_beside_the_first(site, guards):
     other = recall_guards(site, replace(SETTINGS, draw=3), ("i-fgsm",))
     said_by(other)

@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from orchestrator.detection.rates import highest
 from orchestrator.detection.verdict import Verdict
 from orchestrator.errors import DataError, StudyError
 
@@ -64,7 +65,7 @@ class Calibration:
         """
         self.check_rate(rate)
         p_values = self.p_values(rule, scores, classes)
-        return Verdict(p_values <= rate + 1e-12, scores, p_values, classes)
+        return Verdict(p_values <= highest(rate), scores, p_values, classes)
 
     def threshold(self, rule: str, read_as: int, rate: float) -> float:
         """The score below which images of a class are flagged; -inf where none can be.

@@ -15,11 +15,10 @@ from orchestrator.models.ensemble import member_names
 from orchestrator.models.ref import PLAIN
 from orchestrator.shards.shard import ImageBatch, read_pixels
 from orchestrator.store.artifacts import ArtifactStore
-from orchestrator.store.catalogue import read_records
 from orchestrator.store.parquet import told_as
 from orchestrator.store.record import ArtifactRecord
 
-_FILE, _PREFIX = "images.safetensors", "adversarial"
+_FILE = "images.safetensors"
 
 
 @dataclass(frozen=True)
@@ -45,15 +44,6 @@ class KeptAttack:
 
     def _method(self, target: str) -> bool:
         return target == PLAIN or self.source.rpartition(".")[2] == target.rpartition(".")[2]
-
-
-def kept_attacks(store: ArtifactStore) -> list[KeptAttack]:
-    """Every attack whose images were kept for good, in the order of their addresses.
-
-    Raises:
-        DamagedArtifact: a record is not of kept images.
-    """
-    return [_kept(address, record) for address, record in read_records(store, _PREFIX).items()]
 
 
 def kept_attack(store: ArtifactStore, address: str) -> KeptAttack:

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from orchestrator.detection.rates import RATES
+from orchestrator.detection.rates import RATES, highest
 from orchestrator.statistics.proportion import Interval, wilson
 
 
@@ -48,7 +48,7 @@ def flagged(flags: Bool[Tensor, " images"]) -> Interval:
 
 def flagged_at(p_values: Float[Tensor, " images"], rates: Sequence[float] = RATES) -> dict[float, Interval]:
     """The share stopped at each false-positive rate; the thresholds come from held-out clean images."""
-    return {rate: flagged(p_values <= rate + 1e-12) for rate in rates}
+    return {rate: flagged(p_values <= highest(rate)) for rate in rates}
 
 
 def _area(clean: np.ndarray, attacked: np.ndarray) -> float:

@@ -100,7 +100,8 @@ class Guards:
                 harmless=pa.concat_tables(judged[True] or [JUDGED_SCHEMA.empty_table()]),
                 attacked=pa.concat_tables(judged[False]),
                 fitted_on=self.plan.study.fitted_on,
-                images=_images(banks[unit.bank.address] for unit in self.units),
+                # A model that cannot be watched has none, and the others are told all the same.
+                images=_images(banks[b] for b in (u.bank.address for u in self.units) if b in banks),
                 notes=dict(_notes(self.units, banks)),
                 draws=draws_for(4 * _cells(judged[False])),
             )

@@ -2,25 +2,21 @@
 
 import pyarrow as pa
 
+from orchestrator.transfer.outcomes import OUTCOME_SCHEMA
+
 CLEAN, NOISE = "clean", "noise"
 """In the place of an attack: images as they are, and moved by noise alone."""
 
+_AS_OUTCOMES = (
+    *("image", "source", "target", "method", "attack", "norm", "epsilon", "label"),
+    *("clean_prediction", "adversarial_prediction", "moved"),
+)
 # `source` is the model an image was made on; of clean images and noise it is the target itself. `score` is
 # the detector's, low is suspicious; `p_value` the share of held-out clean images that score as low, so a
 # detector that may stop 5 % of clean images stops what is at 0.05 or below.
 JUDGED_SCHEMA = pa.schema(
     [
-        ("image", pa.string()),
-        ("source", pa.string()),
-        ("target", pa.string()),
-        ("method", pa.string()),
-        ("attack", pa.string()),
-        ("norm", pa.string()),
-        ("epsilon", pa.float64()),
-        ("label", pa.int32()),
-        ("clean_prediction", pa.int32()),
-        ("adversarial_prediction", pa.int32()),
-        ("moved", pa.bool_()),
+        *(OUTCOME_SCHEMA.field(name) for name in _AS_OUTCOMES),
         ("score", pa.float64()),
         ("p_value", pa.float64()),
     ]

@@ -10,12 +10,10 @@ from dataclasses import dataclass, replace
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from orchestrator.detection.rates import highest
 from orchestrator.statistics.pairs import Pairs
 from orchestrator.transfer.counting import COLUMNS, build_matrix
 from orchestrator.transfer.matrix import CELL, COUNTS, Panel, TransferMatrix
-
-# A p-value is a ratio of whole numbers: equal to the rate is stopped, however it was rounded.
-_ROUNDING = 1e-12
 
 
 @dataclass(frozen=True)
@@ -62,7 +60,7 @@ def build_guard_matrix(judged: Iterable[pa.Table], rates: Sequence[float], draws
 
 def stops(p_values: pa.ChunkedArray, rate: float) -> pa.ChunkedArray:
     """Whether images are stopped at a false-positive rate."""
-    return pc.less_equal(p_values, rate + _ROUNDING)
+    return pc.less_equal(p_values, highest(rate))
 
 
 def _stopped(table: pa.Table, rate: float) -> pa.Table:

@@ -27,6 +27,7 @@ from orchestrator.models.ref import PLAIN
 from orchestrator.statistics.estimate import Estimate
 from orchestrator.statistics.pairs import Pairs, mean_rate, pooled_rate
 from orchestrator.statistics.proportion import Interval, wilson
+from orchestrator.transfer.counting import build_matrix
 from orchestrator.transfer.matrix import Panel
 
 ORIGINS: tuple[Origin, ...] = ("own key", "another key", "plain")
@@ -72,7 +73,8 @@ def _sorts(judged: Judged, matrix: GuardMatrix, panel: Panel) -> Iterator[SortLi
         some = _from(rows, origin)
         if not some.num_rows:
             continue
-        stopped = {rate: _pooled(pairs, origin) for rate, pairs in _by_rate(matrix, panel).items()}
+        stopped_at = {rate: matrix.stopped(panel, rate) for rate in matrix.guarded}
+        stopped = {rate: _pooled(pairs, origin) for rate, pairs in stopped_at.items()}
         yield SortLine(
             panel=panel,
             origin=origin,
@@ -82,10 +84,6 @@ def _sorts(judged: Judged, matrix: GuardMatrix, panel: Panel) -> Iterator[SortLi
             stopped=stopped,
             roc=_roc(clean, some),
         )
-
-
-def _by_rate(matrix: GuardMatrix, panel: Panel) -> dict[float, Pairs]:
-    return {rate: matrix.stopped(panel, rate) for rate in matrix.guarded}
 
 
 def _pooled(pairs: Pairs, origin: Origin) -> Estimate:
@@ -156,7 +154,7 @@ def _clean_accuracy(judged: Judged) -> Iterator[tuple[str, dict[float, Estimate]
             seen = pc.if_else(stopped, -1, rows["adversarial_prediction"]).cast(pa.int32())
             place = rows.schema.get_field_index("adversarial_prediction")
             kept = rows.set_column(place, rows.schema.field(place), seen)
-            counted = build_guard_matrix([kept], (), judged.draws).bare
+            counted = build_matrix([kept], judged.draws)
             pairs = counted.pairs(counted.panels()[0], "robust")
             keys = _keys(pairs)
             found[rate] = mean_rate(pairs.own(keys), {name: name for name in keys})

@@ -3,7 +3,7 @@
 import functools
 import io
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,9 +31,9 @@ from orchestrator.models.ref import ModelRef
 from orchestrator.seeds import derive_seed
 from orchestrator.store.artifacts import ArtifactStore, open_store
 from orchestrator.store.record import ArtifactRecord, FileEntry, library_versions
+from orchestrator.transfer.held import LoadModel
 
 JUDGED_FILE = "judged.parquet"
-LoadModel = Callable[[ArtifactStore, ModelRef], nn.Module]
 
 
 @dataclass(frozen=True)
@@ -142,9 +142,8 @@ class _Watch:
         readout = self.bank.read(self.model, images)
         # A draw for every image, by its name: whatever else is shown with it, and wherever.
         seeds = [derive_seed(self.unit.draws, *sort.names, name) for name in shown.names]
-        verdict = self.bank.verdict(
-            readout, torch.tensor(seeds, dtype=torch.int64), rate=0.5, rule=self.unit.settings.rule
-        )
+        # Any rate that can be kept: scores and p-values are recorded, no flag.
+        verdict = self.bank.verdict(readout, torch.tensor(seeds, dtype=torch.int64), rate=0.5)
         originals = shown.images if shown.originals is None else shown.originals.to(images)
         facts: dict[str, Sequence[Any]] = {
             "label": _plain(shown.labels),
