@@ -24,7 +24,8 @@ from leaks import appearances, leaks, study_keys
 pytestmark = pytest.mark.ray
 ROOT = Path(__file__).parent.parent
 STUDY = [
-    "--ray", "local", "--method", "both", "--n-keys", "2", "--controls", "0", "--workers-per-model", "2",
+    "--ray", "local", "--method", "both", "--n-keys", "2", "--controls", "0",
+    "--workers-per-model", "2", "--keys-per-device", "2",
     "--train-images", "512", "--eval-images", "80", "--shard-rows", "20",
     "--base.epochs", "25", "--recipe.epochs", "10", "--lora.epochs", "12",
     "--attacks", "apgd-ce:steps=40",

@@ -51,6 +51,12 @@ def test_attacks_get_what_training_leaves(size: int, asked: int, wanted: int, le
     assert devices.left() == devices.most()
 
 
+@pytest.mark.parametrize("sharing", [1, 2, 3, 7])
+def test_models_that_share_a_device_fill_it_and_no_more(sharing: int) -> None:
+    share = Growing(1).devices().bundle(sharing)["GPU"]
+    assert sharing * share == pytest.approx(1.0)
+
+
 def test_the_cluster_is_asked_at_most_once_a_second() -> None:
     asked = Counter()
 

@@ -42,9 +42,9 @@ class Devices:
         """How many may be used at once: what was asked for, else all there are, and one at least."""
         return self.asked or max(1, self.now())
 
-    def bundle(self) -> dict[str, float]:
-        """Ray resources of one."""
-        return {self.kind: 1.0}
+    def bundle(self, sharing: int = 1) -> dict[str, float]:
+        """Ray resources of one, or of an even share of one."""
+        return {self.kind: 1.0 / sharing}
 
     def want(self, number: int) -> None:
         """Training uses or waits for so many more (fewer, where negative)."""

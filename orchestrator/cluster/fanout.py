@@ -1,4 +1,4 @@
-"""LoRA fine-tuning of many keys through Ray Tune: one trial per key, one GPU (or core) each."""
+"""LoRA fine-tuning of many keys through Ray Tune: one trial per key, one GPU (or core) each or a share."""
 
 import functools
 import logging
@@ -23,7 +23,13 @@ logger = logging.getLogger(__name__)
 
 
 def train_lora(
-    cluster: Cluster, units: Sequence[TrainingUnit], *, compiled: bool, scratch: Scratch, tell: Post
+    cluster: Cluster,
+    units: Sequence[TrainingUnit],
+    *,
+    keys_per_device: int,
+    compiled: bool,
+    scratch: Scratch,
+    tell: Post,
 ) -> Iterator[Trained]:
     """One Tune trial a unit; a trial whose worker is lost continues from its last checkpoint.
 
@@ -33,7 +39,8 @@ def train_lora(
     """
     by_label = {unit.id: unit for unit in units}
     try:
-        reasons = _run_trials(cluster, by_label, compiled, scratch, tell)
+        share = cluster.devices.bundle(sharing=keys_per_device)
+        reasons = _run_trials(share, by_label, compiled, scratch, tell)
     except Exception as error:  # Tune's own end, where the store is out of reach for its bookkeeping
         logger.debug("Tune ended", exc_info=True)
         reasons = dict.fromkeys(by_label, f"{type(error).__name__}: {first_line(error)}")
@@ -46,12 +53,16 @@ def train_lora(
 
 
 def _run_trials(
-    cluster: Cluster, units: dict[str, TrainingUnit], compiled: bool, scratch: Scratch, tell: Post
+    share: dict[str, float],
+    units: dict[str, TrainingUnit],
+    compiled: bool,
+    scratch: Scratch,
+    tell: Post,
 ) -> dict[str, str]:
     """Train all units; by their ids, why a unit is not trained, empty where it is."""
     trainable = tune.with_resources(
         functools.partial(_trial, units=units, compiled=compiled, tell=tell),
-        {name.lower(): amount for name, amount in cluster.devices.bundle().items()},
+        {name.lower(): amount for name, amount in share.items()},
     )
     tuner = tune.Tuner(
         trainable,

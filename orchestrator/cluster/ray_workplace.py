@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from threading import Event
@@ -34,6 +35,7 @@ class RayWorkplace:
         store: the study's store; Ray's own bookkeeping goes into a folder of it, which goes afterwards.
         workers_per_model: data-parallel workers of one full fine-tune, one GPU each.
         pack: models one worker group trains in turn.
+        keys_per_device: LoRA models that one device trains at once.
         actors: attack actors at most; 0 is as many as there are devices.
         shared_folders: all nodes mount the folders named as store and vault at the same path.
         compiled: models are trained through torch.compile.
@@ -50,6 +52,7 @@ class RayWorkplace:
         *,
         workers_per_model: int,
         pack: int,
+        keys_per_device: int = 1,
         actors: int,
         shared_folders: bool = False,
         compiled: bool = False,
@@ -57,6 +60,7 @@ class RayWorkplace:
         self.cluster, self.store, self.shared_folders = cluster, store, shared_folders
         self.compiled = compiled
         self.workers_per_model, self.pack, self.actors = workers_per_model, pack, actors
+        self.keys_per_device = keys_per_device
         have = cluster.devices.most()
         if cluster.fixed and workers_per_model > have:
             raise StudyError(
@@ -108,17 +112,18 @@ class RayWorkplace:
                 functools.partial(_follow, board, by_id, tell, begun, ended),
             ]
             adapters = {unit.id for unit in lora}
-            self.cluster.devices.want(len(adapters))
+            self.cluster.devices.want(self._for_lora(len(adapters)))
             try:
                 for account in merged(streams):
                     # Told by its worker as it ended, then again by the training it was part of.
                     if by_id.pop(account.unit.id, None) is not None:
                         if account.unit.id in adapters:
+                            before = self._for_lora(len(adapters))
                             adapters.remove(account.unit.id)
-                            self.cluster.devices.want(-1)
+                            self.cluster.devices.want(self._for_lora(len(adapters)) - before)
                         yield account
             finally:
-                self.cluster.devices.want(-len(adapters))
+                self.cluster.devices.want(-self._for_lora(len(adapters)))
 
     def work(
         self, make_worker: MakeWorker[Unit], feed: Feed[Unit], *, on_cores: bool = False
@@ -132,6 +137,10 @@ class RayWorkplace:
     ) -> Iterator[Trained | Worked[Unit]]:
         """Side by side; attacks take the devices that training leaves."""
         yield from merged([lambda: training, lambda: work])
+
+    def _for_lora(self, models: int) -> int:
+        """Devices that so many LoRA models take."""
+        return math.ceil(models / self.keys_per_device)
 
     def _train(
         self,
@@ -165,7 +174,14 @@ class RayWorkplace:
 
         def adapters() -> Iterator[Trained]:
             all_begun.wait()
-            yield from train_lora(self.cluster, lora, compiled=self.compiled, scratch=place, tell=tell)
+            yield from train_lora(
+                self.cluster,
+                lora,
+                keys_per_device=self.keys_per_device,
+                compiled=self.compiled,
+                scratch=place,
+                tell=tell,
+            )
 
         try:
             yield from merged([*([full_models] if full else []), *([adapters] if lora else [])])

@@ -51,6 +51,9 @@ class Command:
     """Data-parallel workers of one full fine-tune, one GPU (or core) each."""
     pack: int = 0
     """Models one worker group trains in turn; 0 is one on GPUs, an even share for each group on cores."""
+    keys_per_device: int = 1
+    """LoRA models that one GPU (or core) trains at once, a process each: more than one pays where one alone
+    leaves a GPU idle, as small models do."""
     actors: int = 0
     """Attack actors at most; 0 is one for each GPU (or core) that training leaves."""
     keep_images: bool = False
@@ -61,7 +64,13 @@ class Command:
     """The GPU that --dry-run prices hours on."""
 
     def __post_init__(self) -> None:
-        for name, least in (("workers_per_model", 1), ("pack", 0), ("actors", 0), ("gpus", -1)):
+        for name, least in (
+            ("workers_per_model", 1),
+            ("pack", 0),
+            ("keys_per_device", 1),
+            ("actors", 0),
+            ("gpus", -1),
+        ):
             if getattr(self, name) < least:
                 flag = name.replace("_", "-")
                 raise StudyError(f"--{flag} is {getattr(self, name)}. Give at least {least}.")
@@ -96,6 +105,7 @@ class Command:
                 self.open_store().uri,
                 workers_per_model=self.workers_per_model,
                 pack=self.pack,
+                keys_per_device=self.keys_per_device,
                 actors=self.actors,
                 shared_folders=self.shared_folders,
                 compiled=self.compiled,
@@ -160,4 +170,7 @@ def main(job: Callable[[Options], int], read: Callable[[list[str]], Options]) ->
     except KeyboardInterrupt:
         print("stopped; the same command continues where this one ended", file=sys.stderr)  # noqa: T201
         status = 130
+    except BrokenPipeError:  # told to `head`, say, which has read enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        status = 141
     sys.exit(status)
