@@ -47,7 +47,7 @@ from torch import nn
 
 from orchestrator.attacks.answer import Found
 from orchestrator.attacks.threat import Threat
-from orchestrator.report.sheet import COLUMN, bare, new_figure, paper_files
+from orchestrator.report.figures.sheet import COLUMN, bare, new_figure, paper_files
 
 COMPONENTS = 16  # of clean patches, and directions of an update, at most
 SHARED = ("cosine_keys", "cosine_plain", "update_cosine", "gradient_low")

@@ -25,10 +25,10 @@ from test_report import BESIDE, Page, make_row, make_study, make_summary
 
 from orchestrator.detection.guard.findings import Roc
 from orchestrator.detection.guard.judged import JUDGED_SCHEMA
-from orchestrator.report.detection_curves import roc_charts, stopped_at
-from orchestrator.report.detection_matrix import stopped_grid, stopped_sections, stopped_table
-from orchestrator.report.detection_scope import at_largest
-from orchestrator.report.detection_words import CAVEAT, detection_paragraphs
+from orchestrator.report.detection.curves import roc_charts, stopped_at
+from orchestrator.report.detection.matrix import stopped_grid, stopped_sections, stopped_table
+from orchestrator.report.detection.scope import at_largest
+from orchestrator.report.detection.words import CAVEAT, detection_paragraphs
 from orchestrator.report.page import write_report
 from orchestrator.report.summary import ModelLine
 from orchestrator.statistics.proportion import Interval, wilson

@@ -13,7 +13,7 @@ from conftest import run_locally, small_study
 from orchestrator.errors import DamagedArtifact
 from orchestrator.pipeline.pictures import gather_album
 from orchestrator.report.album import Album, MovedImages
-from orchestrator.report.prints import develop
+from orchestrator.report.figures.prints import develop
 from orchestrator.shards.shard import read_pixels
 from orchestrator.store.local import LocalStore
 from orchestrator.store.record import ArtifactRecord, FileEntry

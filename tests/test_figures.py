@@ -10,15 +10,15 @@ from test_report import L2, LINF, make_row, make_study, make_summary
 
 from orchestrator.report.attackers import attackers
 from orchestrator.report.costs import cost_table
-from orchestrator.report.curves import climbs, curve_table, curves, draw_curves
-from orchestrator.report.dots import Rate, comparisons, draw_attacks, draw_rates
-from orchestrator.report.gallery import key_plate
+from orchestrator.report.figures.curves import climbs, curve_table, curves, draw_curves
+from orchestrator.report.figures.dots import Rate, comparisons, draw_attacks, draw_rates
+from orchestrator.report.figures.gallery import key_plate
+from orchestrator.report.figures.sheet import COLUMN, PAGE, inline_svg, paper_files
 from orchestrator.report.grid import lay_out
 from orchestrator.report.key_verdict import judge_key
 from orchestrator.report.latex import escape, tables_tex
 from orchestrator.report.page import write_report
 from orchestrator.report.section import make_sections
-from orchestrator.report.sheet import COLUMN, PAGE, inline_svg, paper_files
 from orchestrator.report.tables import Table
 from orchestrator.report.verdict import read_headline
 

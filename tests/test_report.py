@@ -17,12 +17,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from orchestrator.attacks.threat import Threat
+from orchestrator.report.figures.heatmap import draw_heatmap
+from orchestrator.report.figures.sheet import COLUMN, PAGE, inline_svg, paper_files
 from orchestrator.report.grid import lay_out
-from orchestrator.report.heatmap import draw_heatmap
 from orchestrator.report.order import clustered
 from orchestrator.report.page import write_report
 from orchestrator.report.paper import table_one, table_two
-from orchestrator.report.sheet import COLUMN, PAGE, inline_svg, paper_files
 from orchestrator.report.summary import ModelLine, StageLine, StudySummary
 from orchestrator.report.tables import key_table, matrix_table, settings_table, stage_table
 from orchestrator.report.verdict import lead, read_headline, sentence

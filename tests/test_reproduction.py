@@ -23,10 +23,10 @@ from orchestrator.pipeline.series import parse_series
 from orchestrator.pipeline.speed import Speed, flops_of
 from orchestrator.pipeline.stages import StudyRun
 from orchestrator.presets import digits, imagenet
-from orchestrator.report.beside import budget_table
-from orchestrator.report.published import counterpart
-from orchestrator.report.reproduced import Reproduced, Strand, lines
-from orchestrator.report.reproduction import write_reproduction
+from orchestrator.report.reproduction.beside import budget_table
+from orchestrator.report.reproduction.page import write_reproduction
+from orchestrator.report.reproduction.published import counterpart
+from orchestrator.report.reproduction.reproduced import Reproduced, Strand, lines
 from orchestrator.shards.shard import read_pixels
 from orchestrator.store.local import LocalStore
 

@@ -9,8 +9,8 @@ from orchestrator.pipeline.reproduction import Reproduction, Trial
 from orchestrator.pipeline.retell import find
 from orchestrator.pipeline.tally import MATRIX, is_committed, replace_artifact
 from orchestrator.pipeline.write_up import summarise
-from orchestrator.report.reproduced import Reproduced, Strand
-from orchestrator.report.reproduction import write_reproduction
+from orchestrator.report.reproduction.page import write_reproduction
+from orchestrator.report.reproduction.reproduced import Reproduced, Strand
 from orchestrator.store.artifacts import ArtifactStore
 
 REPRODUCTION = "reproduction"

@@ -8,9 +8,9 @@ from io import BytesIO, StringIO
 import pyarrow.parquet as pq
 
 from orchestrator.detection.guard.matrix import GuardMatrix
+from orchestrator.report.figures.heatmap import draw_heatmap, is_drawn
+from orchestrator.report.figures.sheet import COLUMN, paper_files
 from orchestrator.report.grid import Grid
-from orchestrator.report.heatmap import draw_heatmap, is_drawn
-from orchestrator.report.sheet import COLUMN, paper_files
 from orchestrator.report.wording import picture_stem
 from orchestrator.statistics.proportion import wilson
 from orchestrator.transfer.matrix import CELL, COUNTS, TransferMatrix

@@ -14,23 +14,23 @@ from orchestrator.report.attackers import attacker_table
 from orchestrator.report.cells import page_data
 from orchestrator.report.compared import method_table, study_table
 from orchestrator.report.costs import cost_table
-from orchestrator.report.curves import climbs, curve_table
-from orchestrator.report.detection_part import detection_part
-from orchestrator.report.detection_scope import at_largest
+from orchestrator.report.detection.part import detection_part
+from orchestrator.report.detection.scope import at_largest
 from orchestrator.report.export import matrix_csv, matrix_parquet, paper_heatmaps
-from orchestrator.report.gallery import attack_plates, curve_plates, key_plate
+from orchestrator.report.figures.curves import climbs, curve_table
+from orchestrator.report.figures.gallery import attack_plates, curve_plates, key_plate
+from orchestrator.report.figures.prints import develop
 from orchestrator.report.grid import Grid, lay_out
 from orchestrator.report.guide import CAVEATS, TERMS
 from orchestrator.report.key_verdict import judge_key
 from orchestrator.report.latex import tables_tex
 from orchestrator.report.paper import table_one, table_two
-from orchestrator.report.prints import develop
 from orchestrator.report.section import make_sections, panel_counts, tiles
 from orchestrator.report.summary import StudySummary
 from orchestrator.report.tables import Table, key_table, settings_table, stage_table
 from orchestrator.report.verdict import lead, read_headline
 
-_ROOM = Path(__file__).parent
+_ROOM = Path(__file__).parent / "templates"
 
 
 def write_report(summary: StudySummary) -> dict[str, bytes]:

@@ -7,12 +7,12 @@ from typing import Any
 from markupsafe import Markup
 
 from orchestrator.report.cells import panel_cells
+from orchestrator.report.figures.heatmap import draw_heatmap, is_drawn
+from orchestrator.report.figures.prints import Prints
+from orchestrator.report.figures.sheet import PAGE, inline_svg
 from orchestrator.report.fleet import fleet_table
 from orchestrator.report.grid import Grid
-from orchestrator.report.heatmap import draw_heatmap, is_drawn
 from orchestrator.report.order import clustered
-from orchestrator.report.prints import Prints
-from orchestrator.report.sheet import PAGE, inline_svg
 from orchestrator.report.tables import Table, matrix_table, source_table
 from orchestrator.report.verdict import Headline, sentence
 from orchestrator.report.wording import panel_words, percent, picture_stem, share

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from orchestrator.detection.guard.findings import CLEAN_IMAGES, DetectionFindings, SafeLine, SortLine
-from orchestrator.report.detection_scope import (
+from orchestrator.report.detection.scope import (
     MADE_ON,
     at_largest,
     estimate_words,

@@ -8,15 +8,15 @@ from functools import partial
 from io import StringIO
 from typing import Any
 
-from orchestrator.report.beside import budget_table, cost_table, parameter_table, seed_table
-from orchestrator.report.curves import Climb, climbs, curve_table, curves, draw_curves
-from orchestrator.report.gallery import Plate
+from orchestrator.report.figures.curves import Climb, climbs, curve_table, curves, draw_curves
+from orchestrator.report.figures.gallery import Plate
 from orchestrator.report.grid import mean
 from orchestrator.report.latex import tables_tex
 from orchestrator.report.page import inlined_style, render
-from orchestrator.report.protocol import outcome, protocol_table
-from orchestrator.report.published import counterpart
-from orchestrator.report.reproduced import Line, Reproduced, lines
+from orchestrator.report.reproduction.beside import budget_table, cost_table, parameter_table, seed_table
+from orchestrator.report.reproduction.protocol import outcome, protocol_table
+from orchestrator.report.reproduction.published import counterpart
+from orchestrator.report.reproduction.reproduced import Line, Reproduced, lines
 from orchestrator.report.tables import Table, settings_table
 from orchestrator.report.wording import NONE, file_stem, share, threat_words
 

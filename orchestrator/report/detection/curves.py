@@ -13,9 +13,9 @@ from matplotlib.figure import Figure
 
 from orchestrator.detection.guard.findings import DetectionFindings, Roc, SortLine
 from orchestrator.detection.origin import Origin
-from orchestrator.report.detection_scope import MADE_ON, rate_words, rates_of
-from orchestrator.report.gallery import Plate
-from orchestrator.report.sheet import PAGE, Sheet, bare, new_figure
+from orchestrator.report.detection.scope import MADE_ON, rate_words, rates_of
+from orchestrator.report.figures.gallery import Plate
+from orchestrator.report.figures.sheet import PAGE, Sheet, bare, new_figure
 from orchestrator.report.wording import file_stem, picture_stem, share, threat_words
 
 _MARKS = ("o", "s", "^", "D", "v", "P", "X")

@@ -9,8 +9,8 @@ from matplotlib.figure import Figure
 
 from orchestrator.models.ensemble import member_names
 from orchestrator.models.ref import PLAIN
+from orchestrator.report.figures.sheet import PAGE, Sheet, bare, new_figure
 from orchestrator.report.grid import Grid, mean
-from orchestrator.report.sheet import PAGE, Sheet, bare, new_figure
 from orchestrator.report.tables import Table
 from orchestrator.report.wording import NONE, file_stem, percent, threat_words
 from orchestrator.transfer.matrix import Panel

@@ -7,8 +7,8 @@ from statistics import fmean
 from orchestrator.models.ref import PLAIN
 from orchestrator.report.fleet import estimated, reach
 from orchestrator.report.paper import table_two
-from orchestrator.report.published import PARAMETERS, TRAINED
-from orchestrator.report.reproduced import Line, Reproduced, Strand, lines
+from orchestrator.report.reproduction.published import PARAMETERS, TRAINED
+from orchestrator.report.reproduction.reproduced import Line, Reproduced, Strand, lines
 from orchestrator.report.summary import ModelLine
 from orchestrator.report.tables import Table
 from orchestrator.report.wording import NONE, duration, method_words, threat_words

@@ -7,11 +7,11 @@ from functools import partial
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
-from orchestrator.report.curves import Climb, curves, draw_curves
-from orchestrator.report.dots import Rate, comparisons, draw_attacks, draw_rates
+from orchestrator.report.figures.curves import Climb, curves, draw_curves
+from orchestrator.report.figures.dots import Rate, comparisons, draw_attacks, draw_rates
+from orchestrator.report.figures.sheet import COLUMN, PAGE, Sheet, inline_svg, paper_files
 from orchestrator.report.grid import Grid, mean
 from orchestrator.report.key_verdict import KeyVerdict
-from orchestrator.report.sheet import COLUMN, PAGE, Sheet, inline_svg, paper_files
 from orchestrator.report.wording import picture_stem, share
 
 _DOTS = "Fooling rates of every attack and kind of source: own keys, other keys on average and at most."

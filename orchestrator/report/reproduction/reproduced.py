@@ -8,7 +8,7 @@ import numpy as np
 
 from orchestrator.models.ref import PLAIN
 from orchestrator.report.grid import Grid, lay_out
-from orchestrator.report.published import PLAIN_ROW, Printed, counterpart, printed
+from orchestrator.report.reproduction.published import PLAIN_ROW, Printed, counterpart, printed
 from orchestrator.report.summary import StudySummary
 from orchestrator.statistics.estimate import Estimate, Values, combine, difference
 from orchestrator.statistics.pairs import mean_rate

@@ -3,10 +3,10 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from orchestrator.report.detection_curves import roc_plates
-from orchestrator.report.detection_matrix import StoppedSection, stopped_sections
-from orchestrator.report.detection_scope import at_largest
-from orchestrator.report.detection_tables import (
+from orchestrator.report.detection.curves import roc_plates
+from orchestrator.report.detection.matrix import StoppedSection, stopped_sections
+from orchestrator.report.detection.scope import at_largest
+from orchestrator.report.detection.tables import (
     class_table,
     clean_table,
     harmless_table,
@@ -14,9 +14,9 @@ from orchestrator.report.detection_tables import (
     safe_table,
     sort_table,
 )
-from orchestrator.report.detection_words import CAVEAT, TERMS, detection_paragraphs
+from orchestrator.report.detection.words import CAVEAT, TERMS, detection_paragraphs
 from orchestrator.report.export import detection_csv
-from orchestrator.report.gallery import Plate
+from orchestrator.report.figures.gallery import Plate
 from orchestrator.report.summary import StudySummary
 from orchestrator.report.tables import Table
 

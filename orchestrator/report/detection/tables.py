@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 
 from orchestrator.detection.guard.findings import ClassLine, DetectionFindings, SortLine
-from orchestrator.report.detection_scope import MADE_ON, at_largest, rate_words, rates_of, told_rate
+from orchestrator.report.detection.scope import MADE_ON, at_largest, rate_words, rates_of, told_rate
 from orchestrator.report.fleet import estimated, reach
 from orchestrator.report.tables import Table
 from orchestrator.report.wording import NONE, interval, method_words, threat_words

@@ -6,10 +6,10 @@ from dataclasses import dataclass, field, replace
 from markupsafe import Markup
 
 from orchestrator.detection.guard.findings import DetectionFindings
-from orchestrator.report.detection_scope import at_largest, rate_words, rates_of, told_rate
+from orchestrator.report.detection.scope import at_largest, rate_words, rates_of, told_rate
+from orchestrator.report.figures.heatmap import FOOLED, STOPPED, Scale, draw_heatmap, is_drawn
+from orchestrator.report.figures.sheet import COLUMN, HALF_PAGE, inline_svg, paper_files
 from orchestrator.report.grid import Grid, lay_out
-from orchestrator.report.heatmap import FOOLED, STOPPED, Scale, draw_heatmap, is_drawn
-from orchestrator.report.sheet import COLUMN, HALF_PAGE, inline_svg, paper_files
 from orchestrator.report.summary import StudySummary
 from orchestrator.report.tables import Table
 from orchestrator.report.wording import interval, panel_words, picture_stem, share

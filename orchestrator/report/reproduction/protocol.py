@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 
 from orchestrator.models.ref import PLAIN
-from orchestrator.report.published import PATCH
-from orchestrator.report.reproduced import Line, Reproduced, lines
+from orchestrator.report.reproduction.published import PATCH
+from orchestrator.report.reproduction.reproduced import Line, Reproduced, lines
 from orchestrator.report.tables import Table
 from orchestrator.report.wording import NONE, percent, threat_words
 from orchestrator.statistics.estimate import Estimate

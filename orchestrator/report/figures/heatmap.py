@@ -14,8 +14,8 @@ from matplotlib.patches import Rectangle
 
 from orchestrator.models.ensemble import member_names
 from orchestrator.models.ref import PLAIN
+from orchestrator.report.figures.sheet import PAGE, Sheet, new_figure
 from orchestrator.report.grid import Grid
-from orchestrator.report.sheet import PAGE, Sheet, new_figure
 from orchestrator.report.wording import NONE
 
 _MOST_NUMBERED = 17  # 16 keys and plain: beyond that a number no longer fits in its cell

@@ -8,8 +8,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from orchestrator.report.attackers import attackers
+from orchestrator.report.figures.sheet import PAGE, Sheet, bare, new_figure
 from orchestrator.report.grid import Grid
-from orchestrator.report.sheet import PAGE, Sheet, bare, new_figure
 from orchestrator.report.wording import file_stem, threat_words
 
 _ROW = 0.23  # inches
