@@ -96,7 +96,13 @@ def summarise(found: Findings) -> StudySummary:
         matrix=found.matrix,
         models=lines,
         stages=stages,
-        notes=[*_left_out(left_out), *_passed_through(plan.study), *found.notes, *warnings],
+        notes=[
+            *_left_out(left_out),
+            *_passed_through(plan.study),
+            *_left_undone(plan.study),
+            *found.notes,
+            *warnings,
+        ],
         attack_seconds=_attack_seconds(found.scored),
     )
 
@@ -161,6 +167,17 @@ def _left_out(names: Sequence[str]) -> list[str]:
         return []
     shown = ", ".join(names[:5])
     return [f"{len(names)} images could not be read and were left out: {shown}."]
+
+
+def _left_undone(study: Study) -> list[str]:
+    """Which attacks were not run under which threats, where they were under others."""
+    done = {(name, ladder) for name, _, ladder in study.assaults()}
+    missing = {
+        name: [str(ladder) for ladder in study.parsed_ladders() if (name, ladder) not in done]
+        for name in study.parsed_attacks()
+    }
+    words = [f"{name} under {' and '.join(ladders)}" for name, ladders in missing.items() if ladders]
+    return [f"Not run, as not defined: {'; '.join(words)}."] if words else []
 
 
 def _passed_through(study: Study) -> list[str]:
