@@ -1,5 +1,7 @@
 """Threats that are no norms, through a study: who is attacked under what, outcomes, kept images."""
 
+import shutil
+
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -98,8 +100,6 @@ def test_kept_images_of_a_study_that_grew_are_tried_on_the_new_key_and_not_made_
     store, tmp_path
 ) -> None:
     """Moves come back with the images they made, and with them the distances."""
-    import shutil
-
     shutil.copytree(store.root.parent.parent, tmp_path / "again")
     again = LocalStore(tmp_path / "again" / "store" / "small")
     before = {address: again.record(address).digest for address in again.addresses("adversarial")}
