@@ -144,7 +144,7 @@ class Study:
         """Ladders of threats in the order given, each once."""
         return tuple(dict.fromkeys(Ladder.parse(text) for text in self.threats))
 
-    def assaults(self) -> tuple[tuple[str, Attack, Ladder], ...]:
+    def pairings(self) -> tuple[tuple[str, Attack, Ladder], ...]:
         """What is attacked with under which threats: every attack under all that it is made for."""
         ladders = self.parsed_ladders()
         return tuple(

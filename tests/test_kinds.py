@@ -131,7 +131,7 @@ def test_an_attack_without_a_threat_and_a_threat_without_an_attack_are_refused(c
 
 def test_a_study_of_norms_alone_attacks_in_the_order_it_always_did() -> None:
     study = small_study(attacks=("apgd-ce", "mi-fgsm"), threats=("linf:4/255", "l2:0.5,1"))
-    pairs = [(name, str(ladder)) for name, _, ladder in study.assaults()]
+    pairs = [(name, str(ladder)) for name, _, ladder in study.pairings()]
     assert pairs == [
         (name, ladder) for name in ("apgd-ce", "mi-fgsm") for ladder in ("linf:4/255", "l2:0.5,1")
     ]

@@ -22,7 +22,7 @@ def detector_line(plan: Plan, store: ArtifactStore, speed: Speed) -> PriceLine:
     fit, held_out, test = (images * share // sum(SHARES.values()) for share in SHARES.values())
     noises = sum(len(ladder.threats) for ladder in study.parsed_ladders())
     rungs = {name: 0 for name in study.parsed_attacks()}
-    for name, _, ladder in study.assaults():
+    for name, _, ladder in study.pairings():
         rungs[name] += len(ladder.threats)
     passes = 1 + study.detector.covariance  # over what is fitted on
     training = sum(len(shard.items) for shard in plan.train_shards)

@@ -172,7 +172,7 @@ def sources_of(study: Study, models: Sequence[ModelRef]) -> list[SourceRef]:
 def _work_units(
     study: Study, models: Sequence[ModelRef], train: Sequence[Shard], shards: Sequence[Shard]
 ) -> tuple[WorkUnit, ...]:
-    assaults = study.assaults()
+    pairings = study.pairings()
     digests = {shard.address: recipe_digest(shard.recipe) for shard in shards}
     known = Known(
         plain=models[0],
@@ -198,6 +198,6 @@ def _work_units(
             precision=study.attack_precision,
         )
         for source in sources
-        for name, attack, ladder in assaults
+        for name, attack, ladder in pairings
         for address, digest in digests.items()
     )

@@ -171,7 +171,7 @@ def _left_out(names: Sequence[str]) -> list[str]:
 
 def _left_undone(study: Study) -> list[str]:
     """Which attacks were not run under which threats, where they were under others."""
-    done = {(name, ladder) for name, _, ladder in study.assaults()}
+    done = {(name, ladder) for name, _, ladder in study.pairings()}
     missing = {
         name: [str(ladder) for ladder in study.parsed_ladders() if (name, ladder) not in done]
         for name in study.parsed_attacks()
