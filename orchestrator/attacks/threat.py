@@ -14,6 +14,7 @@ from orchestrator.errors import ThreatError, ThreatViolated
 Norm = Literal["linf", "l2", "l1", "patch", "spatial", "colour"]
 NORMS: tuple[Norm, ...] = get_args(Norm)
 """What a threat limits. The first three are norms of the change; the others are named where norms are."""
+BALLS: frozenset[Norm] = frozenset({"linf", "l2", "l1"})
 # From here on every angle is allowed.
 _WHOLE_TURN = 0.6
 
