@@ -51,8 +51,9 @@ class Study:
     attacks: tuple[str, ...] = ("apgd-ce",)
     """Attacks by name, with options if wanted, e.g. apgd-ce:steps=50 autoattack."""
     threats: tuple[str, ...] = ("linf:4/255",)
-    """Norms and radii on [0, 1] pixels, e.g. linf:4/255 l2:0.5; linf:1/255,2/255,4/255 is climbed in one
-    run, each radius begun where the one before ended."""
+    """Norms and radii on [0, 1] pixels, e.g. linf:4/255 l2:0.5; or patch:8 (its side), colour:16/255,
+    spatial:0.1 (share of the side, and of 300°). linf:1/255,2/255,4/255 is climbed in one run, each radius
+    begun where the one before ended. Every attack runs under those it is made for."""
     ensembles: tuple[str, ...] = ()
     """Sources of several models beside the single ones: 4 is every four keys in slot order, plain+2 every
     two keys and the undefended model; 4@gradients takes the mean of gradients, not of logits."""
@@ -103,6 +104,7 @@ class Study:
         # Read once here, so that what cannot be read is refused before anything runs.
         attacks, ladders = self.parsed_attacks(), self.parsed_ladders()
         _check_norms(attacks, ladders)
+        _check_patches(ladders, size)
         _check_transform(attacks, self.transform)
         self.parsed_ensembles()
         if unknown := set(self.fitted_on) - set(attacks):
@@ -142,6 +144,16 @@ class Study:
         """Ladders of threats in the order given, each once."""
         return tuple(dict.fromkeys(Ladder.parse(text) for text in self.threats))
 
+    def pairings(self) -> tuple[tuple[str, Attack, Ladder], ...]:
+        """What is attacked with under which threats: every attack under all that it is made for."""
+        ladders = self.parsed_ladders()
+        return tuple(
+            (name, attack, ladder)
+            for name, attack in self.parsed_attacks().items()
+            for ladder in ladders
+            if ladder.norm in attack.norms
+        )
+
     def parsed_ensembles(self) -> tuple[EnsembleSpec, ...]:
         """Ensembles in the order given, each once."""
         return tuple(dict.fromkeys(EnsembleSpec.parse(text) for text in self.ensembles))
@@ -166,20 +178,36 @@ class Study:
 
 
 def _check_norms(attacks: Mapping[str, Attack], ladders: Sequence[Ladder]) -> None:
-    """Raise StudyError where an attack is not defined for a norm, or a threat is given twice."""
+    """Raise StudyError where an attack has no threat, a threat no attack, or one is given twice."""
+    given = {ladder.norm for ladder in ladders}
     for name, attack in attacks.items():
-        for ladder in ladders:
-            if ladder.norm not in attack.norms:
-                raise StudyError(
-                    f"Attack {name} is not defined for {ladder.norm}, only for "
-                    f"{', '.join(sorted(attack.norms))}. Run it in a study of its own with other --threats."
-                )
+        if not given & attack.norms:
+            raise StudyError(
+                f"Attack {name} is not defined for {' or '.join(sorted(given))}, only for "
+                f"{', '.join(sorted(attack.norms))}. Give it such a one in --threats, or leave it out."
+            )
+    known = {norm for attack in attacks.values() for norm in attack.norms}
+    alone = next((ladder for ladder in ladders if ladder.norm not in known), None)
+    if alone:
+        raise StudyError(
+            f"No attack of {', '.join(attacks)} is defined for {alone} (--threats). Add one to --attacks "
+            f"that is, or leave it out."
+        )
     threats = [threat for ladder in ladders for threat in ladder.threats]
     twice = next((threat for threat in threats if threats.count(threat) > 1), None)
     if twice:
         raise StudyError(
             f"Threat {twice} is in two of --threats. Give it once: its counts would be added up."
         )
+
+
+def _check_patches(ladders: Sequence[Ladder], size: int) -> None:
+    """Raise StudyError where a patch is the whole image."""
+    for ladder in ladders:
+        if ladder.norm == "patch" and ladder.threats[-1].epsilon >= size:
+            raise StudyError(
+                f"A patch of {ladder.threats[-1].radius} px covers images of {size} px. Give less."
+            )
 
 
 def _check_transform(attacks: Mapping[str, Attack], transform: TransformName) -> None:

@@ -20,8 +20,22 @@ from orchestrator.models.keyed import KeyedModel, fold
 from orchestrator.models.transform import BlockShuffle
 
 # Radii at which some images of the scene fall and some do not, so that every stage has work.
-THREATS = {"linf": Threat("linf", 4 / 255), "l2": Threat("l2", 0.35), "l1": Threat("l1", 5.0)}
+THREATS = {
+    "linf": Threat("linf", 4 / 255),
+    "l2": Threat("l2", 0.35),
+    "l1": Threat("l1", 5.0),
+    "patch": Threat("patch", 3.0),
+    "spatial": Threat("spatial", 0.002),
+    "colour": Threat("colour", 32 / 255),
+}
+BALLS = {norm: THREATS[norm] for norm in ("linf", "l2", "l1")}
 BLOCK = 4
+
+
+def scaled(threat: Threat, times: float) -> Threat:
+    """The same kind of threat with another radius, of whole pixels where it is a patch."""
+    epsilon = threat.epsilon * times
+    return Threat(threat.norm, max(1.0, epsilon // 1) if threat.norm == "patch" else epsilon)
 
 
 class RowByRow(nn.Module):

@@ -19,7 +19,7 @@ from orchestrator.pipeline.agenda import Agenda
 from orchestrator.pipeline.stages import StudyRun
 from orchestrator.store.artifacts import ArtifactStore
 from orchestrator.store.local import LocalStore
-from orchestrator.transfer.climb import Moved
+from orchestrator.transfer.climb import Moved, no_moves
 from orchestrator.transfer.moved import kept_moved, read_moved, save_moved
 from orchestrator.transfer.work import AttackUnit, WorkUnit, targets_of
 
@@ -214,7 +214,8 @@ def test_kept_images_nobody_waits_for_are_removed(store: LocalStore, vault) -> N
 def test_kept_images_that_do_not_fit_their_shard_are_damage(store: LocalStore) -> None:
     early = unit(PLAIN, [PLAIN, key(0)], 0).attack_unit
     images, counts = torch.zeros(1, 2, 3, 4, 4), torch.ones(1, 2, dtype=torch.long)
-    save_moved(store, early, Moved(images, images + 1, counts, 2 * counts, 3 * counts), {"seconds": 1.0})
+    facts = (counts, 2 * counts, 3 * counts, *[no_moves(1, images[0])] * 2)
+    save_moved(store, early, Moved(images, images + 1, *facts), {"seconds": 1.0})
     moved, record = read_moved(store, early, torch.ones(2, 3, 4, 4))
     assert (moved.worst.sum(), moved.best.mean(), moved.backwards.sum()) == (0, 1, 4)
     assert moved.fooled(torch.tensor([3, 2])).tolist() == [[False, True]]

@@ -7,15 +7,15 @@ import jaxtyping
 import numpy as np
 import pytest
 import torch
-from attack_scene import THREATS, Recorder, Rounded, RowByRow, random_states, scene, scene_for
+from attack_scene import THREATS, Recorder, Rounded, RowByRow, random_states, scaled, scene, scene_for
 
 from orchestrator.attacks import ATTACKS, attack_from, attack_settings, parse_attack
 from orchestrator.attacks.answer import Answer, misread
 from orchestrator.attacks.attack import Points
 from orchestrator.attacks.gradient.apgd_untargeted import ApgdUntargeted
 from orchestrator.attacks.oracle.auto_attack import AutoAttackStandard
+from orchestrator.attacks.settling import settle
 from orchestrator.attacks.source import Source
-from orchestrator.attacks.threat import Threat, check_threat, project
 from orchestrator.errors import StudyError, ThreatViolated
 
 # The whole budget where a row of the table is fast enough, a smaller one where it is not.
@@ -39,13 +39,16 @@ SMALLER = {
     "key-search": "key-search:tries=2,swaps=2,steps=5",
     "leaked-patch": "leaked-patch:steps=5",
     "invariant": "invariant:steps=5",
+    "patch": "patch:places=3,scout=3,steps=10",
+    "spatial": "spatial:tries=30,closer=10",
+    "colour": "colour:steps=20",
 }
 # Who sees no gradient gets less far with as few questions as a test has time for.
 REACH = {"gradients": 1, "logits": 12, "decisions": 6}
 
 
 def _threat(attack, norm):
-    return Threat(norm, REACH[attack.access] * THREATS[norm].epsilon)
+    return scaled(THREATS[norm], REACH[attack.access])
 
 
 ROWS = {name: parse_attack(SMALLER.get(name, name))[1] for name in ATTACKS}
@@ -65,7 +68,7 @@ each_case = pytest.mark.parametrize(
 def with_room(attack, threat, times=1.0):
     """The threat; larger for attacks that do not know the key, or hold back for other models."""
     held_back = bool(attack.needs) or attack in (ROWS["bsr"], ROWS["sia"])
-    return Threat(threat.norm, threat.epsilon * times * (8 if held_back else 1))
+    return scaled(threat, times * (8 if held_back else 1))
 
 
 def a_threat(attack):
@@ -80,10 +83,10 @@ def a_threat(attack):
 def test_moved_images_are_inside_the_threat_and_keep_their_type(attack, threat, dtype):
     here = scene_for(attack, dtype=dtype)
     found = here.struck(attack, threat)
-    for moved in (found.worst, found.best):
-        check_threat(moved, here.images, threat)
-        if threat.norm == "linf":
-            assert torch.equal(project(moved, here.images, threat), moved), "outside by a rounding"
+    settled = settle(found, here.images, threat)
+    for moved, kept in ((found.worst, settled.worst), (found.best, settled.best)):
+        if threat.norm in ("linf", "patch", "spatial", "colour"):
+            assert torch.equal(kept, moved), "outside by a rounding"
         assert moved.dtype == dtype
         assert moved.shape == here.images.shape
         assert not moved.requires_grad
@@ -230,7 +233,7 @@ def test_an_image_that_never_falls_costs_the_calls_that_were_foretold(attack, th
     here = scene_for(attack, classes, n=3)
     model = Recorder(here.model)
     model.register_forward_pre_hook(count_backward)
-    unreachable = Threat(threat.norm, threat.epsilon / 1e4)
+    unreachable = scaled(threat, 1e-4)
     source = replace(here, model=model).source(attack, batch=2)
     attack(source, here.points(), unreachable)
     examples = int(source.findings.get("example_forwards", 0))
@@ -282,7 +285,7 @@ def test_any_number_of_classes_from_two_can_be_attacked(attack, threat, classes)
     here = scene_for(attack, classes, n=12)
     strong = with_room(attack, threat, 2.0)
     found = here.struck(attack, strong)
-    check_threat(found.worst, here.images, strong)
+    settle(found, here.images, strong)
     assert here.fallen(found.worst).sum() > here.fallen(here.images).sum()
 
 
@@ -305,11 +308,8 @@ def test_seeds_must_be_as_many_as_images(seeds):
 @each_case
 def test_an_attack_that_starts_where_another_ended_stays_inside(attack, threat):
     here = scene_for(attack)
-    smaller = Threat(threat.norm, threat.epsilon / 2)
-    start = here.struck(attack, smaller).best
-    found = attack(here.source(attack), here.points(start=start), threat)
-    check_threat(found.worst, here.images, threat)
-    check_threat(found.best, here.images, threat)
+    start = here.struck(attack, scaled(threat, 0.5)).reached
+    settle(attack(here.source(attack), here.points(start=start), threat), here.images, threat)
 
 
 @each_case
@@ -321,7 +321,7 @@ def test_models_may_answer_in_a_shorter_type(attack, threat, answer_type):
 
     here, threat = scene_for(attack, dtype=torch.float32).behind(Short), with_room(attack, threat)
     found = here.struck(attack, threat)
-    check_threat(found.worst, here.images, threat)
+    settle(found, here.images, threat)
     assert here.fallen(found.worst).sum() > here.fallen(here.images).sum()
 
 

@@ -17,7 +17,7 @@ from orchestrator.report.figures.prints import develop
 from orchestrator.shards.shard import read_pixels
 from orchestrator.store.local import LocalStore
 from orchestrator.store.record import ArtifactRecord, FileEntry
-from orchestrator.transfer.climb import Moved
+from orchestrator.transfer.climb import Moved, no_moves
 from orchestrator.transfer.examples import EXAMPLES_FILE, examples_bytes, read_examples
 from orchestrator.transfer.work import Scored
 from orchestrator.transfer.worker import OUTCOMES_FILE
@@ -31,7 +31,7 @@ def scored_of(store: LocalStore) -> list[Scored]:
 def make_moved(images: torch.Tensor, step: float) -> Moved:
     count = torch.zeros(2, len(images), dtype=torch.int64)
     moved = torch.stack([images, (images + step).clamp(0, 1)])
-    return Moved(moved, moved, count, count, count)
+    return Moved(moved, moved, count, count, count, *[no_moves(2, images)] * 2)
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,7 @@ import math
 import jaxtyping
 import pytest
 import torch
-from attack_scene import THREATS, Recorder, scene
+from attack_scene import BALLS, Recorder, scene
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pyautoattack.fab_pt import FABAttack_PT
@@ -19,7 +19,7 @@ from orchestrator.attacks.source import Source
 from orchestrator.attacks.targets import wrong_classes
 from orchestrator.attacks.threat import Threat, check_threat, distances
 
-each_threat = pytest.mark.parametrize("threat", THREATS.values(), ids=THREATS)
+each_threat = pytest.mark.parametrize("threat", BALLS.values(), ids=BALLS)
 each_norm = pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
 
 

@@ -413,11 +413,17 @@ def test_stages_and_settings_are_listed_as_given():
     assert settings_table(summary).rows[-1] == ["seed", "7"]
 
 
-@pytest.mark.parametrize("text", ["linf:8/255", "linf:0.5/255", "linf:0.03", "l2:0.5", "l2:3"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("linf:8/255", "linf:0.5/255", "linf:0.03", "l2:0.5", "l2:3"),
+        *("patch:8", "spatial:0.1", "colour:16/255", "colour:0.05"),
+    ],
+)
 def test_a_threat_is_written_as_the_attacks_write_it(text):
     threat = Threat.parse(text)
     panel = Panel("full", "apgd", threat.norm, threat.epsilon)
-    assert threat_words(panel).endswith(" ε = " + str(threat).split(":")[1])
+    assert threat_words(panel).endswith(" = " + str(threat).split(":")[1])
     assert picture_stem(panel) == f"matrix-full-apgd-{threat.slug}"
 
 

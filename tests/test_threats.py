@@ -2,14 +2,14 @@
 
 import pytest
 import torch
-from attack_scene import THREATS
+from attack_scene import BALLS
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from orchestrator.attacks.threat import Ladder, Threat, check_threat, project
 from orchestrator.errors import ThreatError, ThreatViolated
 
-each_threat = pytest.mark.parametrize("threat", THREATS.values(), ids=THREATS)
+each_threat = pytest.mark.parametrize("threat", BALLS.values(), ids=BALLS)
 
 
 @given(st.integers(1, 255))
@@ -38,6 +38,10 @@ def test_a_threat_in_decimals_survives_being_written_and_read(norm, epsilon):
         ("linf", "NORM:EPSILON"),
         ("linf:", "NORM:EPSILON"),
         ("8/255", "NORM:EPSILON"),
+        ("patch:2.5", "no whole pixels"),
+        ("patch:0", "not a positive number"),
+        ("spatial:0.7", "more than 180°"),
+        ("colour:8", "Did you mean colour:8/255"),
     ],
 )
 def test_a_threat_nothing_can_obey_is_refused_with_a_sentence(text, sentence):
@@ -99,6 +103,9 @@ def test_leaving_the_range_of_pixels_is_a_defect(value):
         ("linf:8/255", "linf-8of255", [8 / 255]),
         ("linf:1/255,2/255,0.5", "linf-1of255-2of255-0.5", [1 / 255, 2 / 255, 0.5]),
         ("l2:0.5,2", "l2-0.5-2", [0.5, 2.0]),
+        ("patch:4,8", "patch-4-8", [4.0, 8.0]),
+        ("spatial:0.05,0.1", "spatial-0.05-0.1", [0.05, 0.1]),
+        ("colour:8/255,16/255", "colour-8of255-16of255", [8 / 255, 16 / 255]),
     ],
 )
 def test_a_ladder_is_written_as_its_radii(text, slug, radii):

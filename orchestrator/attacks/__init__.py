@@ -27,6 +27,9 @@ from orchestrator.attacks.transfer.sia import StructureInvariant
 from orchestrator.attacks.transfer.tgr import TokenGradient
 from orchestrator.attacks.transfer.ti_fgsm import TranslationInvariantFgsm
 from orchestrator.attacks.transfer.vmi_fgsm import VarianceTunedFgsm
+from orchestrator.attacks.unrestricted.colour import Colour
+from orchestrator.attacks.unrestricted.patch import Patch
+from orchestrator.attacks.unrestricted.spatial import Spatial
 from orchestrator.errors import StudyError
 
 ATTACKS: dict[str, Attack] = {
@@ -54,6 +57,9 @@ ATTACKS: dict[str, Attack] = {
     "square": Square(),
     "hop-skip-jump": HopSkipJump(),
     "autoattack": AutoAttackStandard(),
+    "patch": Patch(),
+    "spatial": Spatial(),
+    "colour": Colour(),
 }
 
 

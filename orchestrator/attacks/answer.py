@@ -25,6 +25,20 @@ class Found:
     itself, or whatever the attack came nearest with."""
     best: Float[Tensor, "batch 3 height width"]
     """What transfers? The one of highest loss of all visited, misread or not."""
+    worst_moves: Float[Tensor, "batch ..."] | None = None
+    """Under a threat whose images the house renders: what makes the worst of the images attacked."""
+    best_moves: Float[Tensor, "batch ..."] | None = None
+
+    @property
+    def reached(self) -> Float[Tensor, "batch ..."]:
+        """Where an attack under a larger threat begins: the best moves, or the best image if none are."""
+        return self.best if self.best_moves is None else self.best_moves
+
+    @property
+    def tensors(self) -> list[Tensor]:
+        """All there is, in the order of the fields."""
+        every = (self.worst, self.best, self.worst_moves, self.best_moves)
+        return [tensor for tensor in every if tensor is not None]
 
     @classmethod
     def same(cls, images: Float[Tensor, "batch 3 height width"]) -> "Found":

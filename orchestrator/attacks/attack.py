@@ -30,8 +30,9 @@ class Points:
     """The classes to move away from."""
     seeds: Int[Tensor, " rows"]
     """One per image: all that is drawn for an image comes from its own."""
-    start: Float[Tensor, "rows 3 height width"] | None = None
-    """Where to begin, inside the threat: what an attack under a smaller threat ended with."""
+    start: Float[Tensor, "rows 3 ..."] | None = None
+    """Where to begin, inside the threat: what an attack under a smaller threat ended with. Moves, not
+    images, where the house renders the threat's images."""
     targets: Int[Tensor, " rows"] | None = None
     """The classes to move towards, in a targeted attack."""
 
@@ -41,7 +42,7 @@ class Points:
         images: Float[Tensor, "rows 3 height width"],
         labels: Int[Tensor, " rows"],
         seeds: Sequence[int],
-        start: Float[Tensor, "rows 3 height width"] | None = None,
+        start: Float[Tensor, "rows 3 ..."] | None = None,
     ) -> "Points":
         """Points of images in any memory layout and labels of any integer type.
 
@@ -94,7 +95,7 @@ class Attack(Protocol):
     """
 
     norms: ClassVar[frozenset[Norm]]
-    """Norms it is defined for."""
+    """Kinds of threat it is defined for, norms or not."""
     access: ClassVar[Access]
     """The most it asks of the source."""
     needs: ClassVar[frozenset[Need]]

@@ -14,6 +14,9 @@ from orchestrator.errors import ThreatViolated
 
 Loss = Callable[[Float[Tensor, "batch classes"]], Float[Tensor, " batch"]]
 View = Callable[[Float[Tensor, "batch 3 height width"]], Float[Tensor, "batch 3 height width"]]
+Draw = Callable[
+    [Float[Tensor, "batch 3 ..."], Int[Tensor, " batch"]], Float[Tensor, "batch 3 height width"]
+]
 Combine = Literal["logits", "gradients"]
 Precision = Literal["fp32", "bf16"]
 Access = Literal["gradients", "logits", "decisions"]
@@ -74,6 +77,8 @@ class Source:
     device: torch.device | str = "cpu"
     findings: dict[str, float] = field(default_factory=dict)
     """What an attack measured on its way, by name, for the record of the unit."""
+    draw: Draw | None = None
+    """What models see of what is shown, where that is no image yet; told which rows it is for."""
 
     def __post_init__(self) -> None:
         # Where the rows of this source are in the counts, which it may share.
@@ -88,7 +93,16 @@ class Source:
 
     def part(self, rows: Int[Tensor, " some"]) -> "Source":
         """The same source for some of its images, whose rows then count from 0."""
-        return self._sharing(self.models, self.rows[rows])
+        some, draw = self._sharing(self.models, self.rows[rows]), self.draw
+        if draw is not None:
+            some.draw = lambda shown, here: draw(shown, rows[here])
+        return some
+
+    def through(self, draw: Draw) -> "Source":
+        """The same source, which is shown what ``draw`` makes images of, differentiably and row by row."""
+        drawing = self._sharing(self.models, self.rows)
+        drawing.draw = draw
+        return drawing
 
     def of(self, *models: nn.Module) -> "Source":
         """The same images on other models, e.g. the attacker's own estimate; counted with these."""
@@ -99,7 +113,7 @@ class Source:
     ) -> Float[Tensor, "batch classes"]:
         """Logits in float64, the mean of all models'; one forward pass each."""
         self._allow("logits")
-        return self._exact(shown, rows) if self.precision == "fp32" else self._short(shown, rows)
+        return self._exact(shown, rows, short=self.precision != "fp32")
 
     def decisions(
         self,
@@ -165,7 +179,8 @@ class Source:
         if shown.requires_grad and torch.is_grad_enabled():
             self._allow("gradients")
             shown.register_hook(lambda _: self._count(self.backwards, rows))  # type: ignore[no-untyped-call]
-        logits = torch.stack([model(shown) for model in self.models]).mean(dim=0)
+        seen = self._drawn(shown, rows)
+        logits = torch.stack([model(seen) for model in self.models]).mean(dim=0)
         return logits
 
     def _climb(
@@ -173,7 +188,8 @@ class Source:
     ) -> tuple[Tensor, Tensor, Tensor]:
         with torch.enable_grad():
             images = shown.detach().requires_grad_()
-            seen = images if view is None else view(images)
+            seen = self._drawn(images, rows)
+            seen = seen if view is None else view(seen)
             with self._autocast():
                 answers = [model(seen).double() for model in self.models]
             if self.combine == "logits":
@@ -186,14 +202,15 @@ class Source:
         return logits, losses.detach(), gradient
 
     @torch.no_grad()
-    def _exact(self, shown: Tensor, rows: Tensor) -> Tensor:
+    def _exact(self, shown: Tensor, rows: Tensor, *, short: bool = False) -> Tensor:
         self._count(self.forwards, rows)
-        answers = [model(shown).double() for model in self.models]
+        seen = self._drawn(shown, rows)
+        with self._autocast() if short else contextlib.nullcontext():
+            answers = [model(seen).double() for model in self.models]
         return torch.stack(answers).mean(dim=0) if len(answers) > 1 else answers[0]
 
-    def _short(self, shown: Tensor, rows: Tensor) -> Tensor:
-        with self._autocast():
-            return self._exact(shown, rows)
+    def _drawn(self, shown: Tensor, rows: Tensor) -> Tensor:
+        return shown if self.draw is None else self.draw(shown, rows)
 
     def _count(self, counts: Int[Tensor, " images"], rows: Int[Tensor, " batch"]) -> None:
         places = self.rows[rows]

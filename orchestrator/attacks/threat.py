@@ -1,4 +1,4 @@
-"""Threat: a norm and a radius no attack may leave; a ladder of threats; projection, and the check of it."""
+"""Threat: a kind and a radius no attack may leave; a ladder of threats; projection, and the check of it."""
 
 from dataclasses import dataclass
 from typing import Literal, get_args
@@ -8,18 +8,29 @@ from jaxtyping import Float
 from torch import Tensor
 
 from orchestrator.attacks.l1 import project_l1
+from orchestrator.attacks.patches import patch_sides, project_patch
 from orchestrator.errors import ThreatError, ThreatViolated
 
-Norm = Literal["linf", "l2", "l1"]
+Norm = Literal["linf", "l2", "l1", "patch", "spatial", "colour"]
 NORMS: tuple[Norm, ...] = get_args(Norm)
+"""What a threat limits. The first three are norms of the change; the others are named where norms are."""
+BALLS: frozenset[Norm] = frozenset({"linf", "l2", "l1"})
+# From here on every angle is allowed.
+_WHOLE_TURN = 0.6
 
 
 @dataclass(frozen=True)
 class Threat:
-    """How far an attacker may move an image: a norm and a radius on pixels in [0, 1].
+    """How far an attacker may move an image: a kind and a radius, by default a norm on pixels in [0, 1].
+
+    Beside the norms, ``patch`` is a square of ``epsilon`` whole pixels, anywhere, of any content;
+    ``spatial`` a shift of up to ``epsilon`` of the side each way and a turn of up to ``epsilon`` × 300°
+    either way; and ``colour`` a change of up to ``epsilon`` in each channel that depends smoothly on the
+    pixel's colour, and on nothing else.
 
     Raises:
-        ThreatError: epsilon is not in (0, 1] for ℓ∞, or not positive and finite for ℓ2 and ℓ1.
+        ThreatError: epsilon is not positive and finite, above 1 for ℓ∞ and colour, above 0.6 for
+            spatial, or not whole for a patch.
     """
 
     norm: Norm
@@ -29,17 +40,26 @@ class Threat:
         if not 0 < self.epsilon < float("inf"):
             raise ThreatError(
                 f"Epsilon {self.epsilon:g} of {self.norm} is not a positive number. "
-                "Give a radius on [0, 1] pixels, e.g. linf:8/255, l2:0.5 or l1:12."
+                "Give a radius on [0, 1] pixels, e.g. linf:8/255, l2:0.5 or l1:12; or patch:8, spatial:0.1."
             )
-        if self.norm == "linf" and self.epsilon > 1:
+        if self.norm in ("linf", "colour") and self.epsilon > 1:
             raise ThreatError(
-                f"Epsilon {self.epsilon:g} of linf exceeds the whole [0, 1] range. "
-                f"Did you mean linf:{self.epsilon:g}/255?"
+                f"Epsilon {self.epsilon:g} of {self.norm} exceeds the whole [0, 1] range. "
+                f"Did you mean {self.norm}:{self.epsilon:g}/255?"
+            )
+        if self.norm == "patch" and self.epsilon != int(self.epsilon):
+            raise ThreatError(
+                f"A patch of {self.epsilon:g} px has no whole pixels. Give its side, e.g. patch:8."
+            )
+        if self.norm == "spatial" and self.epsilon > _WHOLE_TURN:
+            raise ThreatError(
+                f"Epsilon {self.epsilon:g} of spatial turns by more than 180°. Give at most {_WHOLE_TURN}; "
+                "0.1 shifts by a tenth of the side and turns by 30°."
             )
 
     @classmethod
     def parse(cls, text: str) -> "Threat":
-        """The threat written as ``linf:8/255``, ``linf:0.03``, ``l2:0.5`` or ``l1:12``."""
+        """The threat written as ``linf:8/255``, ``l2:0.5``, ``patch:8`` or ``spatial:0.1``."""
         norm, _, radius = text.partition(":")
         try:
             numerator, slash, denominator = radius.partition("/")
@@ -59,7 +79,7 @@ class Threat:
     def radius(self) -> str:
         """Epsilon as it is written, e.g. ``8/255``."""
         levels = round(self.epsilon * 255)
-        if self.norm == "linf" and levels and self.epsilon == levels / 255:
+        if self.norm in ("linf", "colour") and levels and self.epsilon == levels / 255:
             return f"{levels}/255"
         return repr(self.epsilon).removesuffix(".0")
 
@@ -71,13 +91,13 @@ class Threat:
 
 @dataclass(frozen=True)
 class Ladder:
-    """Threats of one norm, ascending, attacked in one run: each is warm-started by the one before.
+    """Threats of one kind, ascending, attacked in one run: each is warm-started by the one before.
 
     What fell at a smaller radius has fallen at every larger one; what has not is attacked from
     where the last attack ended.
 
     Raises:
-        ThreatError: no threat, two norms, or radii that do not ascend.
+        ThreatError: no threat, two kinds, or radii that do not ascend.
     """
 
     threats: tuple[Threat, ...]
@@ -101,7 +121,7 @@ class Ladder:
 
     @property
     def norm(self) -> Norm:
-        """The norm of all."""
+        """The kind of all."""
         return self.threats[0].norm
 
     @property
@@ -117,8 +137,15 @@ def project(
 ) -> Float[Tensor, "batch 3 height width"]:
     """``moved``, brought inside the threat and inside [0, 1]; unchanged where it is there already.
 
-    Under ℓ∞ and ℓ1 the nearest such image; under ℓ2 the step is shortened, then clamped.
+    Under ℓ∞ and ℓ1 the nearest such image; under ℓ2 the step is shortened, then clamped; of a patch the
+    square that holds most of the change is kept.
+
+    Raises:
+        ThreatViolated: the threat's images are rendered, so pixels cannot be brought into it.
     """
+    if threat.norm == "patch":
+        return project_patch(moved, images, int(threat.epsilon))
+    _refuse_rendered(threat)
     if threat.norm == "linf":
         low, high = images - threat.epsilon, images + threat.epsilon
         return torch.maximum(torch.minimum(moved, high), low).clamp(0, 1)
@@ -136,10 +163,15 @@ def check_threat(
     images: Float[Tensor, "batch 3 height width"],
     threat: Threat,
 ) -> None:
-    """Raise ThreatViolated unless ``moved`` is inside the threat, up to float rounding (1e-6)."""
+    """Raise ThreatViolated unless ``moved`` is inside the threat, up to float rounding (1e-6).
+
+    A patch allows no rounding. Where images are rendered pixels cannot tell; ``settle`` asks for the moves.
+    """
     if len(images) == 0:
         return
-    distance = distances(moved, images)[threat.norm]
+    _refuse_rendered(threat)
+    sides = patch_sides(moved, images) if threat.norm == "patch" else None
+    distance = distances(moved, images)[threat.norm] if sides is None else sides.double()
     if not torch.isfinite(moved).all() or moved.min() < 0 or moved.max() > 1:
         raise ThreatViolated(f"An attack under {threat} left [0, 1]. This is a defect of the attack.")
     # A sum of magnitudes gathers the rounding of every pixel; a maximum only that of one.
@@ -157,3 +189,11 @@ def distances(
     """How far each image was moved, by norm, in float64 so that storage adds no rounding."""
     step = (moved.double() - images.double()).flatten(1)
     return {"linf": step.abs().amax(dim=1), "l2": step.norm(dim=1), "l1": step.abs().sum(dim=1)}
+
+
+def _refuse_rendered(threat: Threat) -> None:
+    if threat.norm in ("spatial", "colour"):
+        raise ThreatViolated(
+            f"Pixels do not tell whether they are inside {threat}: its images are rendered from moves. "
+            "This is a defect of whoever asks."
+        )

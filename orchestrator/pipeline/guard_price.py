@@ -20,14 +20,17 @@ def detector_line(plan: Plan, store: ArtifactStore, speed: Speed) -> PriceLine:
     done = sum(all(unit.address(each) in recorded for each in unit.sittings) for unit in units)
     images = sum(len(shard.items) for shard in plan.eval_shards)
     fit, held_out, test = (images * share // sum(SHARES.values()) for share in SHARES.values())
-    rungs = sum(len(ladder.threats) for ladder in study.parsed_ladders())
+    noises = sum(len(ladder.threats) for ladder in study.parsed_ladders())
+    rungs = {name: 0 for name in study.parsed_attacks()}
+    for name, _, ladder in study.pairings():
+        rungs[name] += len(ladder.threats)
     passes = 1 + study.detector.covariance  # over what is fitted on
     training = sum(len(shard.items) for shard in plan.train_shards)
     training = round(training * study.detector.training_share(training, study.architecture.classes))
     sources = len(sources_of(study, plan.models))
     # Fitted on a model's own images and on plain's; shown those of all sources, clean ones and noise.
-    fitting = passes * (training + fit * (1 + 2 * rungs * len(study.fitted_on))) + held_out
-    shown = test * (2 + rungs + sources * rungs * len(study.attacks))
+    fitting = passes * (training + fit * (1 + 2 * sum(rungs[name] for name in study.fitted_on))) + held_out
+    shown = test * (2 + noises + sources * sum(rungs.values()))
     pending = len(keyed) - done
     forwards = pending * (fitting + shown)
     bank = (study.architecture.classes + 1) * study.detector.state_bytes()

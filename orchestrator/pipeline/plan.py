@@ -172,7 +172,7 @@ def sources_of(study: Study, models: Sequence[ModelRef]) -> list[SourceRef]:
 def _work_units(
     study: Study, models: Sequence[ModelRef], train: Sequence[Shard], shards: Sequence[Shard]
 ) -> tuple[WorkUnit, ...]:
-    attacks = study.parsed_attacks()
+    pairings = study.pairings()
     digests = {shard.address: recipe_digest(shard.recipe) for shard in shards}
     known = Known(
         plain=models[0],
@@ -198,7 +198,6 @@ def _work_units(
             precision=study.attack_precision,
         )
         for source in sources
-        for name, attack in attacks.items()
-        for ladder in study.parsed_ladders()
+        for name, attack, ladder in pairings
         for address, digest in digests.items()
     )

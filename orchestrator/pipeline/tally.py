@@ -18,7 +18,7 @@ from orchestrator.store.parquet import read_exactly, stream_exactly, told_as
 from orchestrator.store.record import ArtifactRecord, FileEntry, recipe_digest
 from orchestrator.transfer.counting import COLUMNS, Count
 from orchestrator.transfer.matrix import MATRIX_SCHEMA, TransferMatrix
-from orchestrator.transfer.outcomes import OUTCOME_SCHEMA
+from orchestrator.transfer.outcomes import OUTCOME_SCHEMA, outcome_schema
 from orchestrator.transfer.work import Scored
 from orchestrator.transfer.worker import OUTCOMES_FILE
 
@@ -158,7 +158,7 @@ def _checked(part: Scored, content: bytes) -> Iterator[pa.RecordBatch]:
     known = {name: {recipe[name]} for name in ("attack", "norm")}
     known |= {"epsilon": set(recipe["epsilons"])}
     known |= {"source": {part.address.rsplit("/", 3)[1].partition(".")[0]}}
-    for batch in stream_exactly(content, OUTCOME_SCHEMA, COLUMNS):
+    for batch in stream_exactly(content, outcome_schema(recipe["norm"]), COLUMNS):
         for name, values in known.items():
             _check_known(name, batch[name].unique().to_pylist(), values)
         labels, of_row = _labels(batch)

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from orchestrator.attacks.threat import BALLS
 from orchestrator.models.ref import Method, ModelRef
 from orchestrator.pipeline.guards import Guards
 from orchestrator.pipeline.pictures import examples_digests, gather_album
@@ -96,7 +97,13 @@ def summarise(found: Findings) -> StudySummary:
         matrix=found.matrix,
         models=lines,
         stages=stages,
-        notes=[*_left_out(left_out), *_passed_through(plan.study), *found.notes, *warnings],
+        notes=[
+            *_left_out(left_out),
+            *_passed_through(plan.study),
+            *left_undone(plan.study),
+            *found.notes,
+            *warnings,
+        ],
         attack_seconds=_attack_seconds(found.scored),
     )
 
@@ -161,6 +168,18 @@ def _left_out(names: Sequence[str]) -> list[str]:
         return []
     shown = ", ".join(names[:5])
     return [f"{len(names)} images could not be read and were left out: {shown}."]
+
+
+def left_undone(study: Study) -> list[str]:
+    """Which attacks were not run under which norms, where they were under others."""
+    balls = [ladder for ladder in study.parsed_ladders() if ladder.norm in BALLS]
+    missing = {
+        name: [str(ladder) for ladder in balls if ladder.norm not in attack.norms]
+        for name, attack in study.parsed_attacks().items()
+        if attack.norms & BALLS
+    }
+    words = [f"{name} under {' and '.join(ladders)}" for name, ladders in missing.items() if ladders]
+    return [f"Not run, as not defined: {'; '.join(words)}."] if words else []
 
 
 def _passed_through(study: Study) -> list[str]:

@@ -42,7 +42,10 @@ TERMS = (
     ),
     (
         "Threat",
-        "how far an image may be moved: a norm and a radius ε on pixels from 0 to 1.",
+        "how far an image may be moved: a norm and a radius ε on pixels from 0 to 1; or a patch, a square "
+        "of so many pixels that may hold anything; or spatial, a shift of up to a share of the side and a "
+        "turn of up to that share of 300°; or colour, a change of up to ε that depends smoothly on a "
+        "pixel's colour and on nothing else.",
     ),
     (
         "Colours",

@@ -12,6 +12,8 @@ NONE = "–"
 """Stands for a rate of nothing, and for what does not apply."""
 
 _NORMS = {"linf": "ℓ∞", "l2": "ℓ2", "l1": "ℓ1"}
+# What is no norm of the change says what its radius is of.
+_RADII = {"patch": "side in px", "spatial": "share", "colour": "ε"}
 _METHODS = {"plain": "No", "full": "Full", "lora": "LoRA"}
 
 
@@ -59,8 +61,19 @@ def method_words(method: str) -> str:
 
 
 def threat_words(panel: Panel) -> str:
-    """A panel's threat as people write it: ``ℓ∞ ε = 8/255``."""
-    return f"{_NORMS.get(panel.norm, panel.norm)} ε = {_epsilon(panel)}"
+    """A panel's threat as people write it, ``ℓ∞ ε = 8/255``: its kind first, its radius last."""
+    return f"{_NORMS.get(panel.norm, panel.norm)} {_RADII.get(panel.norm, 'ε')} = {_epsilon(panel)}"
+
+
+def radius_words(norm: str) -> str:
+    """What radii of a kind of threat are, as an axis says it; those in 255ths are drawn so."""
+    own = {
+        "patch": "side of the patch (px)",
+        "spatial": "share of the side, and of 300°",
+        "colour": "ε in 255ths (colour)",
+        "linf": "ε in 255ths (ℓ∞)",
+    }
+    return own.get(norm, f"ε ({_NORMS.get(norm, norm)})")
 
 
 def panel_words(panel: Panel) -> str:
@@ -83,6 +96,6 @@ def _epsilon(panel: Panel) -> str:
     # As Threat writes itself. A report is written from counts alone, so the room of attacks, and
     # torch with it, is not loaded for the sake of a fraction; a test holds the two together.
     levels = round(panel.epsilon * 255)
-    if panel.norm == "linf" and levels and panel.epsilon == levels / 255:
+    if panel.norm in ("linf", "colour") and levels and panel.epsilon == levels / 255:
         return f"{levels}/255"
     return repr(panel.epsilon).removesuffix(".0")

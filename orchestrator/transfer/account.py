@@ -46,7 +46,7 @@ def count_targets(unit: WorkUnit, outcomes: pa.Table) -> tuple[tuple[int, ...], 
 
     Args:
         unit: what was done.
-        outcomes: its rows, in ``OUTCOME_SCHEMA``.
+        outcomes: its rows, in the schema of its threats.
     """
     counted = counted_targets(unit)
     widest = pc.field("epsilon") == unit.ladder.threats[-1].epsilon

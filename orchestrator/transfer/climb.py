@@ -9,8 +9,9 @@ from torch import Tensor
 
 from orchestrator.attacks.answer import Found
 from orchestrator.attacks.attack import Attack, Points
+from orchestrator.attacks.settling import settle
 from orchestrator.attacks.source import Source
-from orchestrator.attacks.threat import Ladder, Threat, check_threat, project
+from orchestrator.attacks.threat import Ladder, Threat
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,9 @@ class Moved:
     backwards: Int[Tensor, "threats images"]
     read_as: Int[Tensor, "threats images"]
     """What the source reads the worst of them as, as the house judges; the label until it has judged."""
+    worst_moves: Float[Tensor, "threats images ..."]
+    """What the house rendered the worst of them from; no numbers where images are not rendered."""
+    best_moves: Float[Tensor, "threats images ..."]
 
     def fooled(self, labels: Int[Tensor, " images"]) -> Bool[Tensor, "threats images"]:
         """Whether the source misreads the worst of them."""
@@ -59,29 +63,40 @@ def climb(attack: Attack, source: Source, points: Points, ladder: Ladder) -> Mov
         forwards=torch.stack(forwards),
         backwards=torch.stack(backwards),
         read_as=points.labels.expand(len(found), -1),
+        worst_moves=_stacked([each.worst_moves for each in found], points),
+        best_moves=_stacked([each.best_moves for each in found], points),
     )
+
+
+def _stacked(moves: list[Tensor | None], points: Points) -> Tensor:
+    told = [each for each in moves if each is not None]
+    return torch.stack(told) if told else no_moves(len(moves), points.images)
+
+
+def no_moves(
+    threats: int, images: Float[Tensor, "images 3 size size"]
+) -> Float[Tensor, "threats images 0"]:
+    """The moves of threats that have none."""
+    return images.new_zeros(threats, len(images), 0)
 
 
 def _under(threat: Threat, attack: Any, source: Source, points: Points, before: Found | None) -> Found:
     if before is None:
-        return _checked(attack(source, points, threat), points, threat)
+        return settle(attack(source, points, threat), points.images, threat)
     fell = _fallen(source, points, before.worst)
     rows = torch.arange(len(points), device=fell.device)
     left = rows[~fell] if getattr(attack, "early", False) else rows
-    warm = Points(points.images, points.labels, points.seeds, start=before.best)
-    found = _checked(attack(source.part(left), warm.part(left), threat), points.part(left), threat)
-    worst, best = before.worst.clone(), before.best.clone()
-    worst[left], best[left] = found.worst, found.best
+    warm = Points(points.images, points.labels, points.seeds, start=before.reached)
+    found = settle(attack(source.part(left), warm.part(left), threat), points.images[left], threat)
+    now = Found(*(tensor.clone() for tensor in before.tensors))
+    for kept, new in zip(now.tensors, found.tensors, strict=True):
+        kept[left] = new
     # What the larger threat did not bring down again stays as it fell.
-    still = fell[left] & ~_fallen(source.part(left), points.part(left), found.worst)
-    worst[left[still]] = before.worst[left[still]]
-    return Found(worst, best)
-
-
-def _checked(found: Found, points: Points, threat: Threat) -> Found:
-    for moved in (found.worst, found.best):
-        check_threat(moved, points.images, threat)
-    return Found(project(found.worst, points.images, threat), project(found.best, points.images, threat))
+    still = left[fell[left] & ~_fallen(source.part(left), points.part(left), found.worst)]
+    now.worst[still] = before.worst[still]
+    if now.worst_moves is not None and before.worst_moves is not None:
+        now.worst_moves[still] = before.worst_moves[still]
+    return now
 
 
 def _fallen(

@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from orchestrator.attacks.rendering import RENDERED
 from orchestrator.errors import DamagedArtifact
 from orchestrator.models.backbone import parse_weights
 from orchestrator.store.artifacts import ArtifactStore
@@ -17,7 +18,7 @@ from orchestrator.transfer.held import Pixels
 from orchestrator.transfer.work import AttackUnit, WorkUnit
 
 _FILE, _KEPT, _PARTIAL, _FOR_GOOD = "images.safetensors", "moved", "partial", "adversarial"
-_TENSORS = ("worst", "best", "forwards", "backwards", "read_as")
+_TENSORS = ("worst", "best", "forwards", "backwards", "read_as", "worst_moves", "best_moves")
 
 
 def save_moved(
@@ -50,17 +51,24 @@ def read_moved(
     address = next((place for place in places if store.has(place)), None)
     if address is None:
         return None
-    rungs = len(unit.unit.ladder.threats)
     record = store.record(address, unit.recipe)
     tensors = parse_weights(store.read(address, _FILE, record), address)
     tensors.setdefault("best", tensors.get("worst", torch.empty(0)))
-    expected = {"worst": (like.dtype, (rungs, *like.shape)), "best": (like.dtype, (rungs, *like.shape))}
-    expected |= {name: (torch.int64, (rungs, len(like))) for name in _TENSORS[2:]}
-    for name, (dtype, shape) in expected.items():
+    for name, (dtype, shape) in _expected(unit, like).items():
+        if 0 in shape[2:]:  # left out of the file
+            tensors[name] = torch.zeros(shape, dtype=dtype)
         found = tensors.get(name)
         if found is None or found.dtype != dtype or found.shape != shape:
             raise DamagedArtifact(f"{address} does not hold this shard's images. Delete it and rerun.")
     return Moved(*(tensors[name].to(like.device) for name in _TENSORS)), record
+
+
+def _expected(unit: AttackUnit, like: Tensor) -> dict[str, tuple[torch.dtype, tuple[int, ...]]]:
+    ladder = unit.unit.ladder
+    rungs, rendering = len(ladder.threats), RENDERED.get(ladder.norm)
+    moves = (rungs, len(like), *(rendering.shape if rendering else (0,)))
+    images, numbers = (like.dtype, (rungs, *like.shape)), (torch.int64, (rungs, len(like)))
+    return dict(zip(_TENSORS, (images, images, *[numbers] * 3, *[(like.dtype, moves)] * 2), strict=True))
 
 
 def begun_rows(store: ArtifactStore, unit: AttackUnit) -> list[str]:
@@ -101,9 +109,10 @@ def keep_for_good(
 ) -> None:
     """Commit an attack's adversarial images, with the masks that say which of them are what.
 
-    ``worst`` and ``best`` are float32 in [0, 1], threats × images × 3 × size × size; ``moved_worst``
-    and ``moved_best`` are 1 for those that are not the image itself, ``fooled`` where the source fell,
-    and ``read_as`` is what it read there. Images are in the order of their shard.
+    ``worst`` and ``best`` are float32 in [0, 1], threats × images × 3 × size × size; where the house
+    rendered them ``worst_moves`` and ``best_moves`` are what from. ``moved_worst`` and ``moved_best`` are 1
+    for those that are not the image itself, ``fooled`` where the source fell, and ``read_as`` is what it
+    read there. Images are in the order of their shard.
     """
     masks = {
         f"moved_{name}": (tensor != shard.images).flatten(2).any(dim=2).long().cpu()
@@ -122,7 +131,9 @@ def _place(unit: AttackUnit, rows: str) -> str:
 
 def _tensors(moved: Moved) -> dict[str, Tensor]:
     same = torch.equal(moved.worst, moved.best)
-    names = [name for name in _TENSORS if not (same and name == "best")]
+    # Threats without moves leave none behind, in files that are as they were before there were any.
+    empty = [name for name in _TENSORS[5:] if not getattr(moved, name).shape[-1]]
+    names = [name for name in _TENSORS if name not in empty and not (same and name == "best")]
     return {name: getattr(moved, name).cpu().contiguous() for name in names}
 
 

@@ -28,3 +28,12 @@ OUTCOME_SCHEMA = pa.schema(
         ("backwards", pa.int64()),
     ]
 )
+
+
+def outcome_schema(norm: str) -> pa.Schema:
+    """The columns of a table under threats of this kind: a distance of its own more where it is no norm."""
+    own = f"distance_{norm}"
+    if own in OUTCOME_SCHEMA.names:
+        return OUTCOME_SCHEMA
+    place = OUTCOME_SCHEMA.get_field_index("forwards")
+    return OUTCOME_SCHEMA.insert(place, pa.field(own, pa.float64()))

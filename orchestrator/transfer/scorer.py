@@ -8,12 +8,13 @@ import pyarrow as pa
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from orchestrator.attacks.threat import distances
+from orchestrator.attacks.patches import patch_sides
+from orchestrator.attacks.threat import Norm, distances
 from orchestrator.models.ref import ModelRef
 from orchestrator.transfer.climb import Moved
 from orchestrator.transfer.held import Pixels
 from orchestrator.transfer.judge import Reading
-from orchestrator.transfer.outcomes import OUTCOME_SCHEMA
+from orchestrator.transfer.outcomes import outcome_schema
 from orchestrator.transfer.readers import Reader, Readers
 from orchestrator.transfer.work import WorkUnit
 
@@ -30,8 +31,9 @@ class Scorer:
 
     def score(self, unit: WorkUnit, shard: Pixels, moved: Moved) -> tuple[pa.Table, int]:
         """The outcomes of a unit, and how many misreadings another batch size did not repeat."""
-        worst = [_seen(images, shard) for images in moved.worst]
-        best = [_seen(images, shard) for images in moved.best]
+        norm, worst_moves, best_moves = unit.ladder.norm, moved.worst_moves, moved.best_moves
+        worst = [_seen(*made, shard, norm) for made in zip(moved.worst, worst_moves, strict=True)]
+        best = [_seen(*made, shard, norm) for made in zip(moved.best, best_moves, strict=True)]
         tables: dict[ModelRef, list[pa.Table]] = {}
         unconfirmed = 0
         for reader in self.readers.of(unit.targets):
@@ -80,9 +82,19 @@ def _moved_readings(
     return found
 
 
-def _seen(images: Float[Tensor, "images 3 size size"], shard: Pixels) -> dict[str, Tensor]:
+def _seen(
+    images: Float[Tensor, "images 3 size size"],
+    moves: Float[Tensor, "images ..."],
+    shard: Pixels,
+    norm: Norm,
+) -> dict[str, Tensor]:
+    away = distances(images, shard.images)
+    if norm == "patch":
+        away[norm] = patch_sides(images, shard.images).double()
+    elif norm not in away:
+        away[norm] = moves.double().abs().flatten(1).amax(dim=1)
     moved = (images != shard.images).flatten(1).any(dim=1)
-    return {"moved": moved, **{f"distance_{n}": d for n, d in distances(images, shard.images).items()}}
+    return {"moved": moved, **{f"distance_{name}": distance for name, distance in away.items()}}
 
 
 def _rows(
@@ -105,5 +117,6 @@ def _rows(
         "label": shard.labels.cpu().numpy(),
         **{name: tensor.cpu().numpy() for name, tensor in facts.items()},
     }
-    arrays = [pa.array(columns[field.name], field.type) for field in OUTCOME_SCHEMA]
-    return pa.table(arrays, schema=OUTCOME_SCHEMA)
+    schema = outcome_schema(unit.ladder.norm)
+    arrays = [pa.array(columns[field.name], field.type) for field in schema]
+    return pa.table(arrays, schema=schema)

@@ -12,7 +12,7 @@ from orchestrator.models.ref import PLAIN
 from orchestrator.report.figures.sheet import PAGE, Sheet, bare, new_figure
 from orchestrator.report.grid import Grid, mean
 from orchestrator.report.tables import Table
-from orchestrator.report.wording import NONE, file_stem, percent, threat_words
+from orchestrator.report.wording import NONE, file_stem, percent, radius_words, threat_words
 from orchestrator.transfer.matrix import Panel
 
 Band = Callable[[Sequence[float]], tuple[float, float]]
@@ -24,7 +24,7 @@ _STROKES = ("-", "--", "-", "-.", ":")
 
 @dataclass(frozen=True)
 class Climb:
-    """One attack of one method at several radii of one norm, the smallest first."""
+    """One attack of one method at several radii of one kind of threat, the smallest first."""
 
     grids: Sequence[Grid]
 
@@ -112,7 +112,7 @@ def draw_curves(climb: Climb, sheet: Sheet, band: Band = extremes) -> Figure:
     figure = new_figure(sheet, width, height)
     axes = figure.add_axes((0.15, 0.37, 0.825, 0.6))
     bare(axes, sheet)
-    scale = 255 if climb.panel.norm == "linf" else 1
+    scale = 255 if climb.panel.norm in ("linf", "colour") else 1
     lines = curves(climb)
     for number, line in enumerate(lines):
         _draw(axes, line, number, scale, sheet, band)
@@ -120,9 +120,7 @@ def draw_curves(climb: Climb, sheet: Sheet, band: Band = extremes) -> Figure:
     axes.set_xlim(0, None)
     axes.grid(visible=True, color=sheet.quiet, alpha=0.25, linewidth=0.5)
     axes.set_ylabel("robust accuracy (%)", **sheet.text)
-    axes.set_xlabel(
-        "ε in 255ths (ℓ∞)" if scale == 255 else f"ε ({climb.title.rsplit(' ', 1)[1]})", **sheet.text
-    )
+    axes.set_xlabel(radius_words(climb.panel.norm), **sheet.text)
     handles, labels = axes.get_legend_handles_labels()
     figure.legend(
         handles, labels, loc="lower left", bbox_to_anchor=(0.01, 0.0), ncols=2, frameon=False,
