@@ -160,13 +160,12 @@ class Source:
     def differentiable(
         self, shown: Float[Tensor, "batch 3 height width"], rows: Int[Tensor, " batch"]
     ) -> Float[Tensor, "batch classes"]:
-        """Mean logits for code that takes its own gradients by ``shown``; each pass back is counted."""
+        """Logits for code that takes its own gradients by ``shown``; each pass back is counted."""
         self._count(self.forwards, rows)
         if shown.requires_grad and torch.is_grad_enabled():
             self._allow("gradients")
             shown.register_hook(lambda _: self._count(self.backwards, rows))  # type: ignore[no-untyped-call]
-        logits = torch.stack([model(shown) for model in self.models]).mean(dim=0)
-        return logits
+        return self._settled(self._heard([model(shown) for model in self.models]))
 
     def _climb(
         self, shown: Tensor, rows: Tensor, loss: Loss, view: View | None = None
@@ -176,20 +175,25 @@ class Source:
             seen = images if view is None else view(images)
             with self._autocast():
                 answers = [model(seen).double() for model in self.models]
-            if self.combine == "logits":
-                answers = [torch.stack(answers).mean(dim=0)] if len(answers) > 1 else answers
-            losses = torch.stack([loss(answer) for answer in answers]).mean(dim=0)
+            heard = self._heard(answers) if self.combine == "logits" else answers
+            losses = torch.stack([loss(answer) for answer in heard]).mean(dim=0)
             (gradient,) = torch.autograd.grad(losses.sum(), images)
         self._count(self.forwards, rows)
         self._count(self.backwards, rows)
-        logits = torch.stack([answer.detach() for answer in answers]).mean(dim=0)
-        return logits, losses.detach(), gradient
+        return self._settled([answer.detach() for answer in heard]), losses.detach(), gradient
+
+    def _heard(self, answers: list[Tensor]) -> list[Tensor]:
+        """The logits whose losses are climbed, in the mean: of several models, one mean of theirs."""
+        return [torch.stack(answers).mean(dim=0)] if len(answers) > 1 else answers
+
+    def _settled(self, heard: list[Tensor]) -> Tensor:
+        """The logits that it all comes to."""
+        return torch.stack(heard).mean(dim=0) if len(heard) > 1 else heard[0]
 
     @torch.no_grad()
     def _exact(self, shown: Tensor, rows: Tensor) -> Tensor:
         self._count(self.forwards, rows)
-        answers = [model(shown).double() for model in self.models]
-        return torch.stack(answers).mean(dim=0) if len(answers) > 1 else answers[0]
+        return self._settled(self._heard([model(shown).double() for model in self.models]))
 
     def _short(self, shown: Tensor, rows: Tensor) -> Tensor:
         with self._autocast():
