@@ -34,6 +34,7 @@ from orchestrator.transfer.committee.bench import Bench
 from orchestrator.transfer.committee.findings import QUERIES, read_committees
 from orchestrator.transfer.committee.unit import CommitteeUnit
 from orchestrator.transfer.committee.worker import COMMITTEE_FILE, COMMITTEE_SCHEMA
+from orchestrator.transfer.judge import read
 from orchestrator.transfer.work import WorkUnit
 
 RIGHT, WRONG = [1.0, 0.0, 0.0], [0.0, 2.0, 0.0]
@@ -77,6 +78,14 @@ def test_where_one_model_outshouts_the_others_the_chance_is_that_of_its_sitting(
     misread, ways = shares([Written(LOUD), *[Written(RIGHT)] * 4], seats)
     assert misread.item() == math.comb(4, seats - 1)
     assert misread.item() / ways == pytest.approx(seats / 5)
+
+
+def test_with_all_seats_there_is_no_chance_and_the_mean_of_all_answers():
+    logits = torch.randn(4, 40, 3, generator=torch.Generator().manual_seed(1))
+    models, labels = [Written(*each.tolist()) for each in logits], torch.zeros(40, dtype=torch.long)
+    misread, ways = shares(models, 4)
+    assert ways == 1
+    assert misread.bool().tolist() == (read(models, grey(40), labels, 256).classes != labels).tolist()
 
 
 def test_by_votes_the_foolable_models_need_a_majority_and_a_tie_is_read_right():

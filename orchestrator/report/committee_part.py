@@ -14,7 +14,6 @@ from orchestrator.report.wording import NONE, interval, method_words, percent, s
 from orchestrator.statistics.estimate import difference
 from orchestrator.statistics.proportion import Interval
 from orchestrator.transfer.committee.findings import (
-    QUERIES,
     CommitteeFindings,
     CommitteeForm,
     CommitteeLine,
@@ -42,6 +41,15 @@ CAVEAT = (
     "insiders who climb over quorums before anything is said of the defence. What they reach is the least "
     "that can be reached."
 )
+# What the page has room for, by the names of committees.csv.
+_COLUMNS = {
+    "alone": "One member",
+    "right_in_1": "1 query",
+    "right_in_10": "10 queries",
+    "never": "Any number",
+    "mostly": "Most quorums",
+    "always": "All quorums",
+}
 _HOLDINGS: tuple[Holding, ...] = get_args(Holding)
 
 
@@ -88,7 +96,8 @@ def _table(form: CommitteeForm, lines: Sequence[CommitteeLine]) -> Table:
     for line in lines:
         made = [line.panel.attack, threat_words(line.panel)]
         words = [_holds(line, form), *([NONE, NONE] if line.holding == "nothing" else made)]
-        rows.append([*words, str(line.sources), *map(_written, _shares(line).values())])
+        shares = _shares(line)
+        rows.append([*words, str(line.sources), *(_written(shares[name]) for name in _COLUMNS)])
     told = [line.right[1] for line in lines]
     return Table(
         title=f"Committee {form.name}, {method_words(form.method)}",
@@ -96,13 +105,12 @@ def _table(form: CommitteeForm, lines: Sequence[CommitteeLine]) -> Table:
         "one, drawn at random, answers alone. Read right in so many queries: every time, whoever answers; "
         f"in any number of queries: misread by no quorum. {reach(told)}",
         header=[
-            *("The attacker holds", "Attack", "Threat", "Sources", "One member"),
-            *("1 query" if n == 1 else f"{n} queries" for n in QUERIES),
-            *("Any number", "Most quorums", "All quorums"),
+            *("The attacker holds", "Attack", "Threat", "Sources"),
+            *_COLUMNS.values(),
         ],
         rows=rows,
         words=3,
-        groups=[("", 4), ("Read right", 2 + len(QUERIES)), ("Misread by", 2)],
+        groups=[("", 4), ("Read right", len(_COLUMNS) - 2), ("Misread by", 2)],
     )
 
 
@@ -143,16 +151,16 @@ def _told(form: CommitteeForm, lines: Sequence[CommitteeLine]) -> Iterator[str]:
     )
     for line in lines:
         if line.holding == "nothing":
-            yield f"Of clean images a query reads {estimate_words(line.right[1])} right ({_gain(line)})."
+            yield f"Of clean images a query reads {estimate_words(line.right[1])} right{_gain(line)}."
     panel = _hardest(lines)
     if panel is None:
         return
     there = [line for line in lines if line.panel == panel]
     parts = [f"{estimate_words(line.right[1])} from who holds {_holds(line, form)}" for line in there]
     yield f"Under {panel.attack}, {threat_words(panel)}, a query reads right {'; '.join(parts)}."
-    strongest = min(there, key=lambda line: line.right[1].value)
+    strongest = min(reversed(there), key=lambda line: line.right[1].value)
     yield (
-        f"The strongest is who holds {_holds(strongest, form)} ({_gain(strongest)}): of his images "
+        f"The strongest is who holds {_holds(strongest, form)}{_gain(strongest)}: of his images "
         f"{share(strongest.right[10].value)} are read right in ten queries, {share(strongest.never.value)} "
         f"by every quorum, and {share(strongest.always.value)} are misread by every quorum."
     )
@@ -166,9 +174,11 @@ def _hardest(lines: Sequence[CommitteeLine]) -> Panel | None:
 
 def _gain(line: CommitteeLine) -> str:
     """What the committee is worth beside the same models without one."""
+    if line.committee.startswith("1of"):  # then it is such a member
+        return ""
     gain = difference(line.right[1], line.alone).interval()
     ends = f" [{_signed(gain.low)}, {_signed(gain.high)}]" if gain.low == gain.low else ""
-    return f"{_signed(gain.rate)} points{ends} beside one member alone"
+    return f" ({_signed(gain.rate)} points{ends} beside one member alone)"
 
 
 def _signed(points: float) -> str:
