@@ -159,7 +159,8 @@ def scene(count: int = 9) -> tuple[Tensor, Tensor]:
 @pytest.mark.parametrize("seats", [1, 2, 3, 4])
 def test_the_insiders_gradient_is_that_of_the_expected_loss(seats):
     models, (images, labels) = [linear(seed) for seed in range(4)], scene()
-    source = QuorumSource(models, len(images), quorums=quorums(4, seats, 1000, 0))
+    ways = quorums(4, seats, 1000, 0)
+    source = QuorumSource(models, len(images), combine="gradients", quorums=ways)
     rows = torch.arange(len(images))
     seen = source.look(images, rows, labels, lambda logits: cross_entropy(logits, labels))
     shown = images.clone().requires_grad_()
@@ -183,18 +184,47 @@ def test_for_a_loss_linear_in_logits_expectation_and_mean_are_one():
     def lead(logits: Tensor) -> Tensor:
         return logits[:, 1] - logits[:, 0]
 
-    by_quorums = QuorumSource(models, len(images), quorums=quorums(4, 2, 1000, 0))
+    ways = quorums(4, 2, 1000, 0)
+    by_quorums = QuorumSource(models, len(images), combine="gradients", quorums=ways)
     one, other = (each.gradient(images, rows, lead) for each in (by_quorums, Source(models, len(images))))
     torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-12)
 
 
-def test_an_insider_hears_expected_probabilities():
-    models, (images, _) = [linear(seed) for seed in range(3)], scene()
-    source = QuorumSource(models, len(images), quorums=quorums(3, 2, 1000, 0))
+def test_an_insider_hears_expected_probabilities_and_may_climb_their_loss():
+    models, (images, labels) = [linear(seed) for seed in range(3)], scene()
+    source, rows = QuorumSource(models, 9, quorums=quorums(3, 2, 1000, 0)), torch.arange(9)
+    shown = images.clone().requires_grad_()
     pairs = itertools.combinations(models, 2)
-    expected = sum(((a(images) + b(images)) / 2).softmax(dim=1) for a, b in pairs) / 3
-    heard = source.logits(images, torch.arange(len(images)))
-    torch.testing.assert_close(heard.exp(), expected, rtol=1e-12, atol=1e-12)
+    expected = sum(((a(shown) + b(shown)) / 2).softmax(dim=1) for a, b in pairs) / 3
+    heard = source.logits(images, rows)
+    torch.testing.assert_close(heard.exp(), expected.detach(), rtol=1e-12, atol=1e-12)
+    losses = -expected.gather(1, labels[:, None])[:, 0].log()
+    (gradient,) = torch.autograd.grad(losses.sum(), shown)
+    found = source.gradient(images, rows, lambda logits: cross_entropy(logits, labels))
+    torch.testing.assert_close(found, gradient, rtol=1e-11, atol=1e-12)
+
+
+def test_an_expected_loss_is_led_by_those_who_err_and_the_loss_of_the_expected_answer_by_the_others():
+    class Sure(nn.Module):
+        """Reads one direction of the image: class 1 by so much, whatever is right."""
+
+        def __init__(self, place: int, lead: float) -> None:
+            super().__init__()
+            self.place, self.lead = place, lead
+
+        def forward(self, images: Tensor) -> Tensor:
+            lead = self.lead + images.flatten(1)[:, self.place]
+            return torch.stack([torch.zeros_like(lead), lead], dim=1)
+
+    image, label = torch.zeros(1, 3, 2, 2, dtype=torch.float64), torch.zeros(1, dtype=torch.long)
+    ways, pulls = quorums(2, 1, 1000, 0), {}
+    for combine in ("gradients", "logits"):
+        source = QuorumSource([Sure(0, 9.0), Sure(1, -9.0)], 1, combine=combine, quorums=ways)
+        found = source.gradient(image, torch.zeros(1, dtype=torch.long), lambda z: cross_entropy(z, label))
+        pulls[combine] = found.flatten()[:2].tolist()
+    assert pulls["gradients"][0] > 1000 * pulls["gradients"][1] > 0
+    # Both by p (1 - p) over the expected probability of the label: of one size, where one was led by one.
+    assert pulls["logits"][0] == pytest.approx(pulls["logits"][1])
 
 
 def test_an_attack_on_quorums_is_the_same_in_any_batch_and_repeats():
@@ -217,15 +247,17 @@ def test_models_that_are_not_the_members_are_refused():
         source.of(linear(0)).logits(scene()[0], torch.arange(9))
 
 
-def test_insiders_hold_half_all_as_one_and_all_by_quorums():
-    def held(seats: int, members: int) -> list[tuple[int, int]]:
+def test_insiders_hold_half_or_all_as_one_or_by_quorums():
+    def held(seats: int, members: int) -> list[str]:
         committee = Committee(members=tuple(map(ref, range(members))), seats=seats)
-        return [(len(each.members), each.seats) for each in committee.insiders]
+        names = [each.name.removeprefix("insider-00000-") for each in committee.insiders]
+        digests = {each.digest for each in committee.insiders}
+        assert len(digests) == len(set(names)) == len(names)
+        return names
 
-    assert held(3, 5) == [(2, 2), (5, 5), (5, 3)]
-    assert held(1, 4) == [(2, 1), (4, 4), (4, 1)]
-    assert held(2, 2) == [(2, 2)]
-    assert held(1, 2) == [(2, 2), (2, 1)]
+    assert held(3, 5) == ["2of2@answer", "5of5", "3of5", "3of5@answer"]
+    assert held(1, 4) == ["1of2@answer", "4of4", "1of4", "1of4@answer"]
+    assert held(2, 2) == ["2of2"]
 
 
 # Which committees there are.
@@ -308,7 +340,7 @@ def test_intervals_tell_of_other_keys_from_three_committees_on():
         return read_committees([judged(c, s, n, n) for c, s, n in shown], draws=50).lines
 
     (insider,) = lines(lambda committee: committee.insiders[-1])
-    assert insider.holding == "quorums"
+    assert insider.holding == "answer"
     assert insider.right[1].over_keys
     assert len(insider.right[1].without) == 3
     member, outsider = lines(lambda _: ref(0))
@@ -351,12 +383,12 @@ def committees(site) -> Committees:
 
 def test_a_study_judges_its_committees_once_and_leaves_its_plan_and_outcomes_alone(run, site, committees):
     _, vault, said, (outcomes, plan) = run
-    assert any("committees: 26/26" in line for line in said)
+    assert any("committees: 28/28" in line for line in said)
     assert site.stamps("outcomes") == outcomes
     assert (committees.plan.units, committees.plan.models) == (plan.units, plan.models)
     stamps = site.stamps("")
     _, again = run_locally(STUDY, site, vault)
-    assert any("committees: 26/26 already there" in line for line in again)
+    assert any("committees: 28/28 already there" in line for line in again)
     assert site.stamps("") == stamps
 
 
@@ -376,7 +408,7 @@ def test_members_alone_are_read_as_the_matrix_has_it(site, committees):
 
 
 def test_what_is_lost_is_judged_again_alike_from_kept_images(run, site, committees):
-    unit = next(unit for unit in committees.units if unit.holding == "quorums")
+    unit = next(unit for unit in committees.units if unit.holding == "answer")
     before, kept = site.read(unit.address, COMMITTEE_FILE), unit.work.attack_unit.for_good
     images = site.read(kept, "images.safetensors")
     for lost in (unit.address, kept):
@@ -389,7 +421,7 @@ def test_what_is_lost_is_judged_again_alike_from_kept_images(run, site, committe
 def test_the_report_tells_of_every_attacker(site, committees):
     found = committees.findings()
     assert {line.holding for line in found.lines if line.committee == "1of2"} == {
-        "nothing", "plain", "outsider", "member", "as one", "quorums"
+        "nothing", "plain", "outsider", "member", "as one", "loss", "answer"
     }  # fmt: skip
     assert all(line.images == 40 for line in found.lines)
     page = site.read("report", "report.md").decode()
@@ -403,11 +435,11 @@ def test_the_report_tells_of_every_attacker(site, committees):
 
 def test_committees_have_a_price_until_they_are_there_and_a_state(site, committees, store):
     there, before = (committee_line(committees.plan, each, Speed()) for each in (site, store))
-    assert (there.done, there.pending, there.forwards) == (26, 0, 0)
-    assert (before.done, before.pending) == (0, 26)
-    # Both shards' forty images twice by two members: thirteen sorts for the two committees. Two insiders,
+    assert (there.done, there.pending, there.forwards) == (28, 0, 0)
+    assert (before.done, before.pending) == (0, 28)
+    # Both shards' forty images twice by two members: fourteen sorts for the two committees. Three insiders,
     # each of two models, look at forty images four times (three steps) and are judged twice.
-    assert before.backwards == 2 * 40 * 2 * 4
-    assert before.forwards == 13 * 2 * 40 * 2 + 2 * 40 * 2 * (4 + 2)
+    assert before.backwards == 3 * 40 * 2 * 4
+    assert before.forwards == 14 * 2 * 40 * 2 + 3 * 40 * 2 * (4 + 2)
     stage = Watch(str(site.root.parent), "study").look(0.0, matrix=False).stages[-1]
-    assert (stage.name, stage.done, stage.total) == (COMMITTEES, 26, 26)
+    assert (stage.name, stage.done, stage.total) == (COMMITTEES, 28, 28)

@@ -175,7 +175,7 @@ class Source:
             seen = images if view is None else view(images)
             with self._autocast():
                 answers = [model(seen).double() for model in self.models]
-            heard = self._heard(answers) if self.combine == "logits" else answers
+            heard = self._heard(answers)
             losses = torch.stack([loss(answer) for answer in heard]).mean(dim=0)
             (gradient,) = torch.autograd.grad(losses.sum(), images)
         self._count(self.forwards, rows)
@@ -183,8 +183,9 @@ class Source:
         return self._settled([answer.detach() for answer in heard]), losses.detach(), gradient
 
     def _heard(self, answers: list[Tensor]) -> list[Tensor]:
-        """The logits whose losses are climbed, in the mean: of several models, one mean of theirs."""
-        return [torch.stack(answers).mean(dim=0)] if len(answers) > 1 else answers
+        """The logits whose losses are climbed, in the mean: every model's, or the mean of them all."""
+        apart = self.combine == "gradients" or len(answers) == 1
+        return answers if apart else [torch.stack(answers).mean(dim=0)]
 
     def _settled(self, heard: list[Tensor]) -> Tensor:
         """The logits that it all comes to."""

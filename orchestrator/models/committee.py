@@ -18,6 +18,7 @@ from orchestrator.seeds import derive_seed
 from orchestrator.store.record import recipe_digest
 
 Rule = Literal["mean", "vote"]
+Expected = Literal["loss", "answer"]
 Quorum = tuple[int, ...]
 """Places of the members that answer, ascending."""
 _MOST = 64
@@ -60,11 +61,16 @@ class Committee:
 
     @property
     def insiders(self) -> "tuple[Insider, ...]":
-        """Those who hold members: half of them, all as if they were one model, and all by quorums."""
+        """Those who hold members: half of them; all, as if they were one model; and all, by quorums."""
         everyone, half = self.members, len(self.members) // 2
-        found = [Insider(members=everyone[:half], seats=min(half, self.seats))] if half > 1 else []
-        found += [Insider(members=everyone, seats=seats) for seats in (len(everyone), self.seats)]
-        return tuple(dict.fromkeys(found))
+        found = [Insider(members=everyone, seats=len(everyone))]
+        if half > 1:
+            some = Insider(members=everyone[:half], seats=min(half, self.seats), expected="answer")
+            found.insert(0, some)
+        if self.seats < len(everyone):
+            ways: tuple[Expected, ...] = get_args(Expected)
+            found += [Insider(members=everyone, seats=self.seats, expected=way) for way in ways]
+        return tuple(found)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,11 +83,14 @@ class Insider:
 
     members: tuple[ModelRef, ...]
     seats: int
+    expected: Expected = "loss"
+    """What is climbed: the mean over quorums of their losses, or the loss of their mean probabilities."""
 
     @property
     def name(self) -> str:
-        """Its first key's slot, and how many of how many are attacked at a time."""
-        return f"insider-{self.members[0].slot:05d}-{self.seats}of{len(self.members)}"
+        """Its first key's slot, how many of how many are attacked at a time, and the expected answer."""
+        ending = "" if self.expected == "loss" else f"@{self.expected}"
+        return f"insider-{self.members[0].slot:05d}-{self.seats}of{len(self.members)}{ending}"
 
     @property
     def method(self) -> Method:
@@ -96,7 +105,8 @@ class Insider:
     @cached_property
     def digest(self) -> str:
         """The digest of what its models were made from, and of how they are attacked."""
-        return recipe_digest({"insider": [member.digest for member in self.members], "seats": self.seats})
+        made = {"insider": [member.digest for member in self.members], "seats": self.seats}
+        return recipe_digest(made if self.expected == "loss" else {**made, "expected": self.expected})
 
 
 @dataclass(frozen=True)

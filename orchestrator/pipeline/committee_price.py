@@ -1,6 +1,5 @@
 """The price of a study's committees before any image is there: readings, insiders' attacks, and bytes."""
 
-from orchestrator.models.committee import Insider
 from orchestrator.pipeline.committees import COMMITTEES, Committees
 from orchestrator.pipeline.plan import Plan
 from orchestrator.pipeline.price import PriceLine
@@ -27,7 +26,7 @@ def committee_line(plan: Plan, store: ArtifactStore, speed: Speed) -> PriceLine:
         readings += 2 * count * len(unit.committee.members)
         rows += count
         place = unit.work.attack_unit.for_good if unit.work else ""
-        if unit.work and isinstance(unit.work.source, Insider) and place not in made:
+        if unit.work and unit.inside and place not in made:
             made.add(place)
             calls, held = attacks[unit.work.attack].calls(classes), len(unit.work.source.members)
             forwards += count * held * calls.forwards

@@ -152,6 +152,6 @@ def _tells(unit: WorkUnit, committee: Committee) -> bool:
 
 def _possible(unit: CommitteeUnit, there: Container[str], kept: Container[str]) -> bool:
     members = all(member.address in there for member in unit.committee.members)
-    if unit.work is None or unit.holding in ("some", "as one", "quorums"):
+    if unit.work is None or unit.inside:
         return members
     return members and unit.work.attack_unit.for_good in kept

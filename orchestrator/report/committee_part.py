@@ -134,9 +134,10 @@ def _holds(line: CommitteeLine, form: CommitteeForm) -> str:
         "plain": "the plain model",
         "outsider": "a key outside",
         "member": "one member",
-        "some": f"{form.members // 2} members, by quorums",
+        "some": f"{form.members // 2} members",
         "as one": f"all {form.members}, as one",
-        "quorums": f"all {form.members}, by quorums",
+        "loss": f"all {form.members}, by expected loss",
+        "answer": f"all {form.members}, by expected answer",
     }
     return words[line.holding]
 

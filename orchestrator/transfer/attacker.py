@@ -114,7 +114,8 @@ def _way(unit: WorkUnit) -> tuple[type[Source], dict[str, Any]]:
     if isinstance(source, Insider):
         seed = derive_seed(unit.seed, "quorums", source.label)
         some = quorums(len(source.members), source.seats, _QUORUMS_CLIMBED, seed)
-        return QuorumSource, {"quorums": some}
+        combine = "gradients" if source.expected == "loss" else "logits"
+        return QuorumSource, {"quorums": some, "combine": combine}
     return Source, {"combine": source.combine} if isinstance(source, Ensemble) else {}
 
 

@@ -112,7 +112,7 @@ class _Sort:
         self.sums[unit.source, label] = _Sums(hits, trials)
         # Committees share no key, so whoever leaves out one of a committee's keys leaves out all of it.
         self.clusters |= {name: label for name in (label, *(each.name for each in unit.committee.members))}
-        if unit.holding in ("some", "as one", "quorums"):
+        if unit.inside:
             self.clusters[unit.source] = label
         elif unit.holding == "outsider":
             self.clusters.setdefault(unit.source, unit.source)

@@ -11,8 +11,9 @@ from orchestrator.transfer.work import WorkUnit
 
 CLEAN = "clean"
 """In the place of an attack: images as they are."""
-Holding = Literal["nothing", "plain", "outsider", "member", "some", "as one", "quorums"]
-"""What an attacker holds: the plain model, a key of his own, one member, some or all of them."""
+Holding = Literal["nothing", "plain", "outsider", "member", "some", "as one", "loss", "answer"]
+"""What an attacker holds: the plain model, a key of his own, one member, some or all of them; all as one
+model, by the expected loss or by the expected answer."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,10 +36,15 @@ class CommitteeUnit:
         if isinstance(source, Insider):
             if len(source.members) < len(self.committee.members):
                 return "some"
-            return "as one" if source.seats == len(source.members) else "quorums"
+            return "as one" if source.seats == len(source.members) else source.expected
         if source is None or source.label == PLAIN:
             return "plain" if source else "nothing"
         return "member" if source in self.committee.members else "outsider"
+
+    @property
+    def inside(self) -> bool:
+        """Whether the attacker is an insider of this committee."""
+        return self.work is not None and isinstance(self.work.source, Insider)
 
     @property
     def source(self) -> str:

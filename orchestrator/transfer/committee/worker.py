@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from orchestrator.models.committee import Insider, quorums
+from orchestrator.models.committee import quorums
 from orchestrator.seeds import derive_seed
 from orchestrator.store.artifacts import open_store
 from orchestrator.store.record import ArtifactRecord, FileEntry, library_versions
@@ -123,7 +123,7 @@ class CommitteeWorker:
         if unit.work is None or moved is None:
             return [(0.0, shard.images)]
         # Who holds all members asks whether they fell; everyone else, what travels to them.
-        own = isinstance(unit.work.source, Insider) and unit.holding != "some"
+        own = unit.inside and unit.holding != "some"
         images = moved.worst if own else moved.best
         epsilons = [threat.epsilon for threat in unit.work.ladder.threats]
         return list(zip(epsilons, images, strict=True))
