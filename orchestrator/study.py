@@ -11,6 +11,7 @@ from orchestrator.attacks.threat import Ladder
 from orchestrator.detection.recipe import BankRecipe
 from orchestrator.errors import StudyError
 from orchestrator.models.backbone import Architecture
+from orchestrator.models.committee import CommitteeSpec
 from orchestrator.models.ensemble import EnsembleSpec
 from orchestrator.models.key_transform import TransformName
 from orchestrator.models.ref import Method
@@ -72,6 +73,9 @@ class Study:
     fit_on: tuple[str, ...] = ()
     """Attacks, of --attacks, that detectors are fitted on; the others are unseen. None: targeted-fgsm if it
     is among them, else the first."""
+    committees: tuple[str, ...] = ()
+    """Services of N keyed models, of which S answer each query, drawn anew: 3of5 is every five keys in slot
+    order, by the mean of three models' logits; 3of5@vote by their votes. Images of all sources are kept."""
     train_images: int = 0
     """Training images to use, spread evenly over the split; 0 is all."""
     eval_images: int = 0
@@ -107,6 +111,7 @@ class Study:
         _check_patches(ladders, size)
         _check_transform(attacks, self.transform)
         self.parsed_ensembles()
+        _check_committees(self.parsed_committees(), self.n_keys)
         if unknown := set(self.fitted_on) - set(attacks):
             raise StudyError(
                 f"Detectors cannot be fitted on {min(unknown)} (--fit-on), which is not attacked with. "
@@ -158,6 +163,15 @@ class Study:
         """Ensembles in the order given, each once."""
         return tuple(dict.fromkeys(EnsembleSpec.parse(text) for text in self.ensembles))
 
+    def parsed_committees(self) -> tuple[CommitteeSpec, ...]:
+        """Committees in the order given, each once."""
+        return tuple(dict.fromkeys(CommitteeSpec.parse(text) for text in self.committees))
+
+    @property
+    def keeps_images(self) -> bool:
+        """Whether a later stage wants the images that attacks make."""
+        return self.detect or bool(self.committees)
+
     @property
     def fitted_on(self) -> tuple[str, ...]:
         """Canonical names of the attacks that detectors are fitted on."""
@@ -175,6 +189,16 @@ class Study:
             **({"transform": self.transform} if self.transform != "shuffle" else {}),
             "seed": self.seed,
         }
+
+
+def _check_committees(committees: Sequence[CommitteeSpec], keys: int) -> None:
+    """Raise StudyError where there are too few keys for a committee."""
+    for each in committees:
+        if each.keys > keys:
+            raise StudyError(
+                f"A committee of {each.keys} keys (--committees) needs as many: give --n-keys {each.keys}, "
+                f"or more, so that there are keys outside. There are {keys}."
+            )
 
 
 def _check_norms(attacks: Mapping[str, Attack], ladders: Sequence[Ladder]) -> None:

@@ -23,7 +23,7 @@ FLOW = [
         for room in (
             *("keys", "store", "statistics", "shards", "models", "training"),
             *("attacks", "attacks/gradient", "attacks/query", "attacks/transfer", "attacks/adaptive"),
-            *("attacks/unrestricted", "attacks/oracle", "transfer"),
+            *("attacks/unrestricted", "attacks/oracle", "transfer", "transfer/committee"),
             *("detection", "detection/guard", "detection/rivals"),
             *("report", "report/figures", "report/detection", "report/reproduction"),
             *("cluster", "pipeline", "checkup", "status"),

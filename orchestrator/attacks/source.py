@@ -174,14 +174,13 @@ class Source:
     def differentiable(
         self, shown: Float[Tensor, "batch 3 height width"], rows: Int[Tensor, " batch"]
     ) -> Float[Tensor, "batch classes"]:
-        """Mean logits for code that takes its own gradients by ``shown``; each pass back is counted."""
+        """Logits for code that takes its own gradients by ``shown``; each pass back is counted."""
         self._count(self.forwards, rows)
         if shown.requires_grad and torch.is_grad_enabled():
             self._allow("gradients")
             shown.register_hook(lambda _: self._count(self.backwards, rows))  # type: ignore[no-untyped-call]
         seen = self._drawn(shown, rows)
-        logits = torch.stack([model(seen) for model in self.models]).mean(dim=0)
-        return logits
+        return self._settled(self._heard([model(seen) for model in self.models]))
 
     def _climb(
         self, shown: Tensor, rows: Tensor, loss: Loss, view: View | None = None
@@ -192,14 +191,21 @@ class Source:
             seen = seen if view is None else view(seen)
             with self._autocast():
                 answers = [model(seen).double() for model in self.models]
-            if self.combine == "logits":
-                answers = [torch.stack(answers).mean(dim=0)] if len(answers) > 1 else answers
-            losses = torch.stack([loss(answer) for answer in answers]).mean(dim=0)
+            heard = self._heard(answers)
+            losses = torch.stack([loss(answer) for answer in heard]).mean(dim=0)
             (gradient,) = torch.autograd.grad(losses.sum(), images)
         self._count(self.forwards, rows)
         self._count(self.backwards, rows)
-        logits = torch.stack([answer.detach() for answer in answers]).mean(dim=0)
-        return logits, losses.detach(), gradient
+        return self._settled([answer.detach() for answer in heard]), losses.detach(), gradient
+
+    def _heard(self, answers: list[Tensor]) -> list[Tensor]:
+        """The logits whose losses are climbed, in the mean: every model's, or the mean of them all."""
+        apart = self.combine == "gradients" or len(answers) == 1
+        return answers if apart else [torch.stack(answers).mean(dim=0)]
+
+    def _settled(self, heard: list[Tensor]) -> Tensor:
+        """The logits that it all comes to."""
+        return torch.stack(heard).mean(dim=0) if len(heard) > 1 else heard[0]
 
     @torch.no_grad()
     def _exact(self, shown: Tensor, rows: Tensor, *, short: bool = False) -> Tensor:
@@ -207,7 +213,7 @@ class Source:
         seen = self._drawn(shown, rows)
         with self._autocast() if short else contextlib.nullcontext():
             answers = [model(seen).double() for model in self.models]
-        return torch.stack(answers).mean(dim=0) if len(answers) > 1 else answers[0]
+        return self._settled(self._heard(answers))
 
     def _drawn(self, shown: Tensor, rows: Tensor) -> Tensor:
         return shown if self.draw is None else self.draw(shown, rows)

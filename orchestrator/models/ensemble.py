@@ -7,6 +7,7 @@ from functools import cached_property
 from typing import Literal, get_args
 
 from orchestrator.errors import StudyError
+from orchestrator.models.committee import Insider
 from orchestrator.models.ref import Method, ModelRef
 from orchestrator.store.record import recipe_digest
 
@@ -50,7 +51,7 @@ class Ensemble:
         return recipe_digest({"members": [m.digest for m in self.members], "combine": self.combine})
 
 
-SourceRef = ModelRef | Ensemble
+SourceRef = ModelRef | Ensemble | Insider
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from rich.table import Table
 
 from orchestrator.keys.vault import VaultAt
 from orchestrator.pipeline.command import Command
+from orchestrator.pipeline.committee_price import committee_line
 from orchestrator.pipeline.guard_price import detector_line
 from orchestrator.pipeline.plan import make_plan, plan_images
 from orchestrator.pipeline.price import PriceLine, price
@@ -23,7 +24,8 @@ def price_study(command: Command) -> list[PriceLine]:
     key_ids = known_keys(study, command.vault_uri)
     plan = make_plan(study, plan_images(study), key_ids, store.uri, VaultAt(command.vault_uri))
     lines = price(plan, store, command.workers_per_model, command.gpu)
-    return [*lines, detector_line(plan, store, command.gpu)] if study.detect else lines
+    lines += [detector_line(plan, store, command.gpu)] if study.detect else []
+    return [*lines, committee_line(plan, store, command.gpu)] if study.committees else lines
 
 
 def taken_over(lines: Iterable[PriceLine], stages: Sequence[str]) -> list[PriceLine]:

@@ -103,8 +103,8 @@ class Campaign:
         return units.scored
 
     def _unkept(self, units: UnitPlan) -> list[WorkUnit]:
-        """Units that were scored before anyone wanted their images, as detectors do: attacked once more."""
-        if not self.plan.study.detect:
+        """Units that were scored before a later stage wanted their images: attacked once more."""
+        if not self.plan.study.keeps_images:
             return []
         kept, left = self.store.stamps("adversarial"), {unit.prefix for unit in units.pending}
         wanted = self.rounds.wanted(self.plan.restricted(self.there()))
@@ -143,7 +143,7 @@ class Campaign:
         architecture, keys = self.plan.study.architecture, self.plan.plain.keys
         load = functools.partial(load_model, architecture=architecture, keys=keys)
         together = functools.partial(load_lora_batch, architecture=architecture)
-        options = {**self.attacking, **({"keep_images": True} if self.plan.study.detect else {})}
+        options = {**self.attacking, **({"keep_images": True} if self.plan.study.keeps_images else {})}
         return functools.partial(TransferWorker, self.store.uri, load, load_together=together, **options)
 
     def _tidy(self, training: Sequence[TrainingUnit]) -> None:
@@ -165,7 +165,7 @@ class Campaign:
             self.so_far.add_unit(unit, account.account)
             stage.advance(_told(unit, account), used)
             # Who attacks once more for the images alone finds the outcomes there.
-            self._say_if_second(unit.id, account.account.first or self.plan.study.detect)
+            self._say_if_second(unit.id, account.account.first or self.plan.study.keeps_images)
 
     def _say_if_second(self, made: str, first: bool) -> None:
         if not first:

@@ -2,6 +2,7 @@
 
 from orchestrator.errors import StudyError
 from orchestrator.pipeline.asked import recall_plan
+from orchestrator.pipeline.committees import Committees
 from orchestrator.pipeline.guards import Guards
 from orchestrator.pipeline.rounds import Rounds
 from orchestrator.pipeline.tally import tally
@@ -36,7 +37,6 @@ def find(store: ArtifactStore) -> Findings:
     if left := plan_units(wanted, store).pending:
         notes.append(f"Not all is done: {len(left)} of {len(wanted)} attack units have no outcomes yet.")
     matrix = tally(store, units.scored)
-    guards = Guards(plan, store, rounds.wanted(plan.units)) if plan.study.detect else None
     return Findings(
         plan=plan,
         store=store,
@@ -44,5 +44,6 @@ def find(store: ArtifactStore) -> Findings:
         scored=units.scored,
         matrix=matrix,
         notes=notes,
-        guards=guards,
+        guards=Guards(plan, store, wanted) if plan.study.detect else None,
+        committees=Committees(plan, store, wanted) if plan.study.committees else None,
     )

@@ -11,6 +11,7 @@ from orchestrator.errors import StudyError
 from orchestrator.keys.vault import VaultAt
 from orchestrator.pipeline.asked import note_asked
 from orchestrator.pipeline.campaign import Campaign, teller
+from orchestrator.pipeline.committees import Committees
 from orchestrator.pipeline.guards import Guards
 from orchestrator.pipeline.inheritance import HeirloomWorker, heirlooms
 from orchestrator.pipeline.missing import missing
@@ -62,7 +63,7 @@ class StudyRun:
         return images
 
     def run(self) -> Ending:
-        """Keys, shards, plain model, keyed models, outcomes, detectors, matrix, report."""
+        """Keys, shards, plain model, keyed models, outcomes, detectors, committees, matrix, report."""
         images = self._open()
         key_ids = ensure_keys(self.study, self.store, self.vault_uri)
         with self.workplace.keys(self.vault_uri) as keys:
@@ -75,9 +76,12 @@ class StudyRun:
             if not self._make_plain(campaign):
                 return self.ending
             scored = campaign.run()
-            guards = Guards(plan, self.store, campaign.rounds.wanted(plan.units))
+            wanted = campaign.rounds.wanted(plan.units)
+            guards, committees = Guards(plan, self.store, wanted), Committees(plan, self.store, wanted)
             if self.study.detect:
                 self.ending.failures += guards.run(self.workplace, self.reporter)
+            if self.study.committees:
+                self.ending.failures += committees.run(self.workplace, self.reporter)
         matrix = tally(self.store, scored)
         if matrix.table.num_rows:
             self.ending.report = write_up(
@@ -89,6 +93,7 @@ class StudyRun:
                     matrix=matrix,
                     notes=campaign.notes,
                     guards=guards if self.study.detect else None,
+                    committees=committees if self.study.committees else None,
                 )
             )
         return self.ending
@@ -99,7 +104,7 @@ class StudyRun:
         None if it could not be trained.
         """
         images = self._open()
-        bare = replace(self.study, controls=0, ensembles=())
+        bare = replace(self.study, controls=0, ensembles=(), committees=())
         plan = make_plan(bare, images, (), self.store.uri, VaultAt(self.vault_uri))
         self._cut_shards(plan.shards)
         campaign = Campaign(plan, self.store, self.workplace, self.reporter, {}, self.ending.failures)

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 
 from orchestrator.attacks.threat import BALLS
 from orchestrator.models.ref import Method, ModelRef
+from orchestrator.pipeline.committees import Committees
 from orchestrator.pipeline.guards import Guards
 from orchestrator.pipeline.pictures import examples_digests, gather_album
 from orchestrator.pipeline.plan import Plan
@@ -37,6 +38,8 @@ class Findings:
     """What a reader must know of how it was made: what could not be done, how many images it took."""
     guards: Guards | None = None
     """The study's detectors, where it asks for some."""
+    committees: Committees | None = None
+    """Its committees, where it asks for some."""
 
 
 def write_up(found: Findings, against: Findings | None = None) -> str:
@@ -59,11 +62,15 @@ def write_up(found: Findings, against: Findings | None = None) -> str:
         recipe["against"] = {"matrix": beside, "settings": dict(summary.against.settings)}
     if found.guards:
         recipe["detectors"] = found.guards.digest
+    if found.committees:
+        recipe["committees"] = found.committees.digest
     if not is_committed(store, REPORT, recipe):
         detection = found.guards.findings() if found.guards else None
         if found.guards and detection:
             found.guards.record(detection)
-        whole = replace(summary, album=gather_album(store, found.scored), detection=detection)
+        seated = found.committees.findings() if found.committees else None
+        album = gather_album(store, found.scored)
+        whole = replace(summary, album=album, detection=detection, committees=seated)
         replace_artifact(store, REPORT, recipe, dict(write_report(whole)), {})
     return store.locate(REPORT, "index.html")
 
@@ -89,6 +96,8 @@ def summarise(found: Findings) -> StudySummary:
     ]
     if found.guards:
         stages.append(found.guards.line)
+    if found.committees:
+        stages.append(found.committees.line)
     left_out = [str(name) for address, record in shards for name in record.told("left_out", list, address)]
     warnings = warn(found.scored, found.matrix, plan.study.parsed_attacks())
     return StudySummary(
@@ -101,6 +110,7 @@ def summarise(found: Findings) -> StudySummary:
             *_left_out(left_out),
             *_passed_through(plan.study),
             *left_undone(plan.study),
+            *_stopped(plan.study),
             *found.notes,
             *warnings,
         ],
@@ -131,6 +141,7 @@ def printable_settings(plan: Plan) -> dict[str, str]:
         "attacks": " ".join(study.attacks),
         **({"ensembles": " ".join(study.ensembles)} if study.ensembles else {}),
         "threats": " ".join(map(str, study.parsed_ladders())),
+        **({"committees": " ".join(study.committees)} if study.committees else {}),
         **({"detectors fitted on": " ".join(study.fitted_on)} if study.detect else {}),
         "seed": str(study.seed),
         **{f"epochs ({method})": str(study.recipe_of(method).epochs) for method in study.methods},
@@ -188,4 +199,14 @@ def _passed_through(study: Study) -> list[str]:
     return [
         "Keys encrypt pixel values (ffx), which has no gradient: attacks that use gradients passed them "
         "straight through it. An attacker with a better stand-in may reach more."
+    ]
+
+
+def _stopped(study: Study) -> list[str]:
+    early = [name for name, attack in study.parsed_attacks().items() if getattr(attack, "early", False)]
+    if not study.committees or not early:
+        return []
+    return [
+        f"{', '.join(early)} leaves an image alone once its source falls: its images say whether a "
+        "committee can fall, and little of how often. Attack with apgd-ce beside it."
     ]

@@ -12,9 +12,10 @@ from markupsafe import Markup, escape
 
 from orchestrator.report.attackers import attacker_table
 from orchestrator.report.cells import page_data
+from orchestrator.report.committee_part import CommitteePart, committee_part
 from orchestrator.report.compared import method_table, study_table
 from orchestrator.report.costs import cost_table
-from orchestrator.report.detection.part import detection_part
+from orchestrator.report.detection.part import DetectionPart, detection_part
 from orchestrator.report.detection.scope import at_largest
 from orchestrator.report.export import matrix_csv, matrix_parquet, paper_heatmaps
 from orchestrator.report.figures.curves import climbs, curve_table
@@ -44,8 +45,9 @@ def write_report(summary: StudySummary) -> dict[str, bytes]:
     largest = at_largest(grids)
     verdicts = [judge_key(grid) for grid in largest if grid.keys]
     plates = {each.title: key_plate(each) for each in verdicts if each.effect.controlled}
-    papers, beside = [table_one(summary), table_two(summary)], detection_part(summary)
-    more = beside.papers if beside else ()
+    papers, parts = [table_one(summary), table_two(summary)], _parts(summary)
+    there = [part for part in parts.values() if part]
+    more = [table for part in there for table in part.papers]
     content: dict[str, Any] = {
         "study": summary.study,
         "notes": summary.notes,
@@ -58,12 +60,12 @@ def write_report(summary: StudySummary) -> dict[str, bytes]:
         "compared": [table for table in _compared(summary) if table.rows],
         "verdicts": [(verdict, plates.get(verdict.title)) for verdict in verdicts],
         "controlled": bool(plates),
-        "detection": beside,
+        **parts,
         "papers": papers,
         "costs": cost_table(summary),
         "models": key_table(summary),
         "ends": [stage_table(summary), settings_table(summary)],
-        "terms": [*TERMS, *(beside.terms if beside else ())],
+        "terms": [*TERMS, *(term for part in there for term in part.terms)],
         "caveats": CAVEATS,
         "data": page_data(panel_counts(sections), album=prints and prints.json),
     }
@@ -74,9 +76,14 @@ def write_report(summary: StudySummary) -> dict[str, bytes]:
         "matrix.csv": matrix_csv(summary.matrix),
         "matrix.parquet": matrix_parquet(summary.matrix),
     }
-    for plate in (*curves, *attacks, *plates.values()):
-        files |= plate.files
-    return files | paper_heatmaps(grids) | (dict(beside.files) if beside else {})
+    for each in (*curves, *attacks, *plates.values(), *there):
+        files |= each.files
+    return files | paper_heatmaps(grids)
+
+
+def _parts(summary: StudySummary) -> dict[str, DetectionPart | CommitteePart | None]:
+    """What some studies alone have, by the name that the page's template calls it."""
+    return {"detection": detection_part(summary), "committees": committee_part(summary)}
 
 
 def _narrow(summary: StudySummary, largest: Sequence[Grid]) -> list[Table]:

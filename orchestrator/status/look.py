@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from orchestrator.errors import DamagedArtifact, NotCommitted, OrchestratorError, StaleArtifact, StudyError
 from orchestrator.models.ref import ModelRef
 from orchestrator.pipeline.asked import asked_study, recall_plan
+from orchestrator.pipeline.committees import COMMITTEES, Committees
 from orchestrator.pipeline.guards import Guards
 from orchestrator.pipeline.plan import Plan
 from orchestrator.pipeline.rounds import Rounds
@@ -22,7 +23,7 @@ from orchestrator.store.uri import below
 from orchestrator.study import Study
 from orchestrator.transfer.work import UnitPlan, WorkUnit
 
-_STAGES = ("keys", "shards", "models", "outcomes", "detectors", "guarded")
+_STAGES = ("keys", "shards", "models", "outcomes", "detectors", "guarded", COMMITTEES)
 _STUDY = re.compile(r"([^/]+)/study")
 
 
@@ -67,6 +68,11 @@ class Watch:
         stages += _attacks(rounds.wanted(plan.units), units, shelf)
         if plan.study.detect:
             stages += _detectors(Guards(plan, self.store, rounds.wanted(plan.units)), shelf)
+        if plan.study.committees:
+            planned = Committees(plan, self.store, rounds.wanted(plan.units)).planned
+            stages.append(
+                shelf.stage(COMMITTEES, "attack", [each.address for each in planned], len(planned))
+            )
         panels, counted = self._counted(plan, units) if matrix else ([], "")
         return StudyState(
             name=self.name,

@@ -9,7 +9,9 @@ from torch import Tensor
 
 from orchestrator.attacks import attack_from
 from orchestrator.attacks.attack import Attack, Points
+from orchestrator.attacks.quorums import QuorumSource
 from orchestrator.attacks.source import Knowledge, Source
+from orchestrator.models.committee import Insider, quorums
 from orchestrator.models.ensemble import Ensemble
 from orchestrator.seeds import derive_seed
 from orchestrator.store.artifacts import ArtifactStore
@@ -25,6 +27,8 @@ from orchestrator.transfer.work import WorkUnit
 _LONG = 500_000
 # Images attacked at a time, at 224 px and at most: enough to fill a GPU.
 _AT_A_TIME, _AT_MOST = 64, 512
+# All quorums up to 5 of 10; of more so many are drawn, once: an expectation over them stays one function.
+_QUORUMS_CLIMBED = 252
 
 
 @dataclass
@@ -80,15 +84,16 @@ class Attacker:
 
     def _source(self, unit: WorkUnit, attack: Attack, shard: Pixels) -> Source:
         size, reached_into = shard.images.shape[-1], "vit" in attack.needs
-        return Source(
+        built, ways = _way(unit)
+        return built(
             [self.models.get(member, reached_into=reached_into) for member in unit.source.members],
             len(shard.names),
             batch=max(_AT_A_TIME, min(_AT_MOST, _AT_A_TIME * 224**2 // size**2)),
-            combine=unit.source.combine if isinstance(unit.source, Ensemble) else "logits",
             precision=unit.precision,
             access=attack.access,
             knowledge=self._knowledge(unit, attack),
             device=shard.images.device,
+            **ways,
         )
 
     def _knowledge(self, unit: WorkUnit, attack: Attack) -> Knowledge:
@@ -101,6 +106,17 @@ class Attacker:
             examples = (own.images, own.labels)
         plain = self.models.get(known.plain) if "plain" in attack.needs else None
         return Knowledge(plain=plain, block_size=known.block_size, examples=examples)
+
+
+def _way(unit: WorkUnit) -> tuple[type[Source], dict[str, Any]]:
+    """How the source's models are attacked as one."""
+    source = unit.source
+    if isinstance(source, Insider):
+        seed = derive_seed(unit.seed, "quorums", source.label)
+        some = quorums(len(source.members), source.seats, _QUORUMS_CLIMBED, seed)
+        combine = "gradients" if source.expected == "loss" else "logits"
+        return QuorumSource, {"quorums": some, "combine": combine}
+    return Source, {"combine": source.combine} if isinstance(source, Ensemble) else {}
 
 
 def _long(attack: Attack, shard: Pixels) -> bool:
