@@ -1,6 +1,6 @@
 """Patches, turns and colours beside simpler ways to the same threats, on keyed digits models.
 
-    python benchmarks/unrestricted.py --images 120
+    python benchmarks/unrestricted.py --images 24
 
 A patch where it is drawn (LaVAN); turns and shifts on the grid of Engstrom et al. (5 x 5 x 31), and as many
 drawn at random as ours tries; colours by random maps. Counted are passes, and images of those the model
@@ -31,7 +31,15 @@ from orchestrator.attacks.unrestricted.patch import Painting, Patch
 from orchestrator.transfer.judge import read
 
 Way = Callable[[Source, Points, Threat], Found]
-THREATS = ("patch:4", "patch:6", "patch:8", "spatial:0.05", "spatial:0.1", "colour:16/255", "colour:32/255")
+THREATS = (
+    "patch:2",
+    "patch:4",
+    "patch:6",
+    "spatial:0.01",
+    "spatial:0.02",
+    "colour:16/255",
+    "colour:32/255",
+)
 
 
 def drawn_place(source: Source, points: Points, threat: Threat) -> Found:
@@ -105,7 +113,7 @@ def tried(scene: Scene, way: Way | Attack, threat: Threat) -> tuple[int, int, fl
 def main() -> None:
     """Train the scene, try every way under every threat, print a table in markdown."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--images", type=int, default=120, help="images attacked on each of four models")
+    parser.add_argument("--images", type=int, default=24, help="images attacked on each of four models")
     images = parser.parse_args().images
     with tempfile.TemporaryDirectory() as folder:
         scene = digits_scene(Path(folder), images, 1, lambda _: None)
