@@ -1,6 +1,7 @@
 """The report once more, from the store alone: what is recorded is counted and written up."""
 
 from orchestrator.errors import StudyError
+from orchestrator.pipeline.alignments import Alignments
 from orchestrator.pipeline.asked import recall_plan
 from orchestrator.pipeline.guards import Guards
 from orchestrator.pipeline.rounds import Rounds
@@ -36,7 +37,7 @@ def find(store: ArtifactStore) -> Findings:
     if left := plan_units(wanted, store).pending:
         notes.append(f"Not all is done: {len(left)} of {len(wanted)} attack units have no outcomes yet.")
     matrix = tally(store, units.scored)
-    guards = Guards(plan, store, rounds.wanted(plan.units)) if plan.study.detect else None
+    of = (plan, store, rounds.wanted(plan.units))
     return Findings(
         plan=plan,
         store=store,
@@ -44,5 +45,6 @@ def find(store: ArtifactStore) -> Findings:
         scored=units.scored,
         matrix=matrix,
         notes=notes,
-        guards=guards,
+        guards=Guards(*of) if plan.study.detect else None,
+        alignments=Alignments(*of) if plan.study.gradients else None,
     )

@@ -9,6 +9,7 @@ from orchestrator.cluster.runner import Failed, Listed, LocalRunner, MakeWorker,
 from orchestrator.cluster.workplace import Worked, Workplace
 from orchestrator.errors import StudyError
 from orchestrator.keys.vault import VaultAt
+from orchestrator.pipeline.alignments import Alignments
 from orchestrator.pipeline.asked import note_asked
 from orchestrator.pipeline.campaign import Campaign, teller
 from orchestrator.pipeline.guards import Guards
@@ -62,7 +63,7 @@ class StudyRun:
         return images
 
     def run(self) -> Ending:
-        """Keys, shards, plain model, keyed models, outcomes, detectors, matrix, report."""
+        """Keys, shards, plain model, keyed models, outcomes, gradients, detectors, matrix, report."""
         images = self._open()
         key_ids = ensure_keys(self.study, self.store, self.vault_uri)
         with self.workplace.keys(self.vault_uri) as keys:
@@ -75,7 +76,10 @@ class StudyRun:
             if not self._make_plain(campaign):
                 return self.ending
             scored = campaign.run()
-            guards = Guards(plan, self.store, campaign.rounds.wanted(plan.units))
+            wanted = campaign.rounds.wanted(plan.units)
+            alignments, guards = Alignments(plan, self.store, wanted), Guards(plan, self.store, wanted)
+            if self.study.gradients:
+                self.ending.failures += alignments.run(self.workplace, self.reporter)
             if self.study.detect:
                 self.ending.failures += guards.run(self.workplace, self.reporter)
         matrix = tally(self.store, scored)
@@ -89,6 +93,7 @@ class StudyRun:
                     matrix=matrix,
                     notes=campaign.notes,
                     guards=guards if self.study.detect else None,
+                    alignments=alignments if self.study.gradients else None,
                 )
             )
         return self.ending

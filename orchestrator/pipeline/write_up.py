@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from orchestrator.models.ref import Method, ModelRef
+from orchestrator.pipeline.alignments import Alignments
 from orchestrator.pipeline.guards import Guards
 from orchestrator.pipeline.pictures import examples_digests, gather_album
 from orchestrator.pipeline.plan import Plan
@@ -36,6 +37,8 @@ class Findings:
     """What a reader must know of how it was made: what could not be done, how many images it took."""
     guards: Guards | None = None
     """The study's detectors, where it asks for some."""
+    alignments: Alignments | None = None
+    """Of its models' input gradients, where it asks for them."""
 
 
 def write_up(found: Findings, against: Findings | None = None) -> str:
@@ -58,11 +61,15 @@ def write_up(found: Findings, against: Findings | None = None) -> str:
         recipe["against"] = {"matrix": beside, "settings": dict(summary.against.settings)}
     if found.guards:
         recipe["detectors"] = found.guards.digest
+    if found.alignments:
+        recipe["gradients"] = found.alignments.digest
     if not is_committed(store, REPORT, recipe):
         detection = found.guards.findings() if found.guards else None
         if found.guards and detection:
             found.guards.record(detection)
-        whole = replace(summary, album=gather_album(store, found.scored), detection=detection)
+        aligned = found.alignments.findings() if found.alignments else []
+        album = gather_album(store, found.scored)
+        whole = replace(summary, album=album, detection=detection, alignments=aligned)
         replace_artifact(store, REPORT, recipe, dict(write_report(whole)), {})
     return store.locate(REPORT, "index.html")
 
@@ -86,8 +93,7 @@ def summarise(found: Findings) -> StudySummary:
             seconds=attacked.told("attack_seconds", float, MATRIX),
         ),
     ]
-    if found.guards:
-        stages.append(found.guards.line)
+    stages += [part.line for part in (found.alignments, found.guards) if part]
     left_out = [str(name) for address, record in shards for name in record.told("left_out", list, address)]
     warnings = warn(found.scored, found.matrix, plan.study.parsed_attacks())
     return StudySummary(
@@ -125,6 +131,7 @@ def printable_settings(plan: Plan) -> dict[str, str]:
         **({"ensembles": " ".join(study.ensembles)} if study.ensembles else {}),
         "threats": " ".join(map(str, study.parsed_ladders())),
         **({"detectors fitted on": " ".join(study.fitted_on)} if study.detect else {}),
+        **({"gradients": "compared"} if study.gradients else {}),
         "seed": str(study.seed),
         **{f"epochs ({method})": str(study.recipe_of(method).epochs) for method in study.methods},
     }

@@ -10,6 +10,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
+from orchestrator.report.alignment_part import alignment_part
 from orchestrator.report.attackers import attacker_table
 from orchestrator.report.cells import page_data
 from orchestrator.report.compared import method_table, study_table
@@ -45,7 +46,7 @@ def write_report(summary: StudySummary) -> dict[str, bytes]:
     verdicts = [judge_key(grid) for grid in largest if grid.keys]
     plates = {each.title: key_plate(each) for each in verdicts if each.effect.controlled}
     papers, beside = [table_one(summary), table_two(summary)], detection_part(summary)
-    more = beside.papers if beside else ()
+    more, aligned = beside.papers if beside else (), alignment_part(summary)
     content: dict[str, Any] = {
         "study": summary.study,
         "notes": summary.notes,
@@ -58,12 +59,13 @@ def write_report(summary: StudySummary) -> dict[str, bytes]:
         "compared": [table for table in _compared(summary) if table.rows],
         "verdicts": [(verdict, plates.get(verdict.title)) for verdict in verdicts],
         "controlled": bool(plates),
+        "gradients": aligned,
         "detection": beside,
         "papers": papers,
         "costs": cost_table(summary),
         "models": key_table(summary),
         "ends": [stage_table(summary), settings_table(summary)],
-        "terms": [*TERMS, *(beside.terms if beside else ())],
+        "terms": [*TERMS, *(term for part in (aligned, beside) if part for term in part.terms)],
         "caveats": CAVEATS,
         "data": page_data(panel_counts(sections), album=prints and prints.json),
     }
@@ -76,7 +78,9 @@ def write_report(summary: StudySummary) -> dict[str, bytes]:
     }
     for plate in (*curves, *attacks, *plates.values()):
         files |= plate.files
-    return files | paper_heatmaps(grids) | (dict(beside.files) if beside else {})
+    for part in (aligned, beside):
+        files |= dict(part.files) if part else {}
+    return files | paper_heatmaps(grids)
 
 
 def _narrow(summary: StudySummary, largest: Sequence[Grid]) -> list[Table]:
