@@ -28,10 +28,8 @@ from collapse_measures import (
     Aim,
     Count,
     bands,
-    cosines,
     covariance,
     energy_inside,
-    input_gradients,
     low_share,
     mean,
     patches,
@@ -48,6 +46,7 @@ from torch import nn
 from orchestrator.attacks.answer import Found
 from orchestrator.attacks.threat import Threat
 from orchestrator.report.figures.sheet import COLUMN, bare, new_figure, paper_files
+from orchestrator.transfer.alignment.gradients import cosines, input_gradients
 
 COMPONENTS = 16  # of clean patches, and directions of an update, at most
 SHARED = ("cosine_keys", "cosine_plain", "update_cosine", "gradient_low")
@@ -61,11 +60,13 @@ def alike(scene: Scene, models: list[nn.Module], cut: int) -> dict[str, float]:
     plain = input_gradients(scene.plain, scene.images, scene.labels)
     updates = [scene.update(model, slot).flatten() for slot, model in enumerate(models)]
     pairs = list(combinations(range(len(models)), 2))
-    between = torch.cat([cosines(own[a], own[b]) for a, b in pairs])
+    found = cosines(torch.stack([*own, plain]))
+    between = torch.cat([found[:, a, b] for a, b in pairs])
+    between = between[between.isfinite()]  # a model may have no gradient at an image
     return {
         "cosine_keys": float(between.mean()),
         "cosine_keys_error": float(between.std() / len(between) ** 0.5),
-        "cosine_plain": mean([float(cosines(gradient, plain).mean()) for gradient in own]),
+        "cosine_plain": float(found[:, -1, :-1].nanmean(dim=0).mean()),
         "update_cosine": mean(
             [float(torch.cosine_similarity(updates[a], updates[b], dim=0)) for a, b in pairs]
         ),

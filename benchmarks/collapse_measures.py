@@ -1,4 +1,4 @@
-"""What benchmarks/collapse.py measures: input gradients, what updates read, frequencies, who is fooled."""
+"""What benchmarks/collapse.py measures besides gradients: what updates read, frequencies, who is fooled."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,6 +15,7 @@ from orchestrator.attacks.attack import Points
 from orchestrator.attacks.source import Source
 from orchestrator.attacks.threat import Threat, check_threat, project
 from orchestrator.seeds import derive_seed
+from orchestrator.transfer.alignment.gradients import input_gradients
 from orchestrator.transfer.judge import read
 
 Images = Float[Tensor, "images 3 size size"]
@@ -23,21 +24,6 @@ Basis = Float[Tensor, "directions values"]
 _BATCH = 100
 ROUTES = ("own", "other", "to_plain", "from_plain")
 BANDS = ("own_low", "other_low", "from_plain_low", "own_high", "other_high", "from_plain_high")
-
-
-def input_gradients(model: nn.Module, images: Images, labels: Labels) -> Images:
-    """Of each image's cross-entropy, by the image."""
-    found = []
-    for part, own in zip(images.split(_BATCH), labels.split(_BATCH), strict=True):
-        shown = part.clone().requires_grad_()
-        loss = nn.functional.cross_entropy(model(shown), own, reduction="sum")
-        found.append(torch.autograd.grad(loss, shown)[0])
-    return torch.cat(found)
-
-
-def cosines(one: Images, other: Images) -> Float[Tensor, " images"]:
-    """Image by image, of two gradients; of directions drawn at random they have a mean of 0."""
-    return nn.functional.cosine_similarity(one.flatten(1), other.flatten(1), eps=1e-30)
 
 
 def patches(images: Images, side: int) -> Float[Tensor, "patches values"]:

@@ -66,6 +66,8 @@ class Study:
     """How all weights of a keyed model are tuned (method full)."""
     lora: Recipe = field(default_factory=Recipe)
     """How adapters are tuned (method lora)."""
+    gradients: bool = False
+    """Measure the cosine of every two models' input gradients on clean images, beside who fools whom."""
     detect: bool = False
     """Fit a detector to every key's model, and try it on the images of every source: they are kept."""
     detector: BankRecipe = field(default_factory=BankRecipe)

@@ -23,9 +23,10 @@ FLOW = [
         for room in (
             *("keys", "store", "statistics", "shards", "models", "training"),
             *("attacks", "attacks/gradient", "attacks/query", "attacks/transfer", "attacks/adaptive"),
-            *("attacks/unrestricted", "attacks/oracle", "transfer", "transfer/committee"),
-            *("detection", "detection/guard", "detection/rivals"),
-            *("report", "report/figures", "report/detection", "report/reproduction"),
+            *("attacks/unrestricted", "attacks/oracle"),
+            *("transfer", "transfer/committee", "transfer/alignment"),
+            *("detection", "detection/guard", "detection/rivals", "report", "report/figures"),
+            *("report/alignment", "report/detection", "report/reproduction"),
             *("cluster", "pipeline", "checkup", "status"),
         )
     ),

@@ -15,6 +15,7 @@ from orchestrator.models.control import Control, control_of
 from orchestrator.models.stored import KeyAccess, load_model
 from orchestrator.pipeline.asked import asked_study, recall_plan
 from orchestrator.pipeline.plan import Plan, make_plan, plan_images
+from orchestrator.pipeline.retell import find
 from orchestrator.store.local import LocalStore
 from orchestrator.study import Study
 from orchestrator.transfer.matrix import Panel, TransferMatrix
@@ -35,7 +36,7 @@ def finished(tmp_path_factory):
     study = small_study(n_keys=2, controls=1, method="both", attacks=("apgd-ce:steps=8",))
     tuned = {n: replace(getattr(study, n), epochs=3, warmup_epochs=1.0) for n in ("recipe", "lora")}
     study = replace(study, base=replace(study.base, epochs=10, warmup_epochs=1.0), **tuned)
-    study = replace(study, train_images=512, shard_rows=40, threats=("linf:16/255",))
+    study = replace(study, train_images=512, shard_rows=40, threats=("linf:16/255",), gradients=True)
     run, _ = run_locally(study, store, vault)
     assert run.ending.failures == []
     return study, store, vault
@@ -72,6 +73,21 @@ def test_a_rekeyed_model_is_the_same_function_behind_another_shuffle(finished, m
     assert twin.transform is None
     weights = [model.backbone.patch_embed.proj.weight for model in (rewritten, twin)]
     assert not torch.allclose(weights[0], weights[1], atol=1e-2)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_gradients_of_a_rekeyed_model_are_its_twins_and_those_of_others_are_not(finished, method) -> None:
+    study, store, vault = finished
+    twin, other = (open_vault(vault).find(study.name, slot) for slot in (0, 1))
+    (found,) = (each for each in find(store).alignments.findings() if each.method == method)
+    # Plain pixels go in, and the two compute one function of them, whatever lies between.
+    assert found.cosine(twin, "rekeyed-0").rate == pytest.approx(1, abs=1e-4)
+    assert found.counted(twin, "rekeyed-0") == found.images == 40
+    for name in (other, "same-key-0", "seed-0", "plain"):
+        assert abs(found.cosine(twin, name).rate) < 0.9
+        assert found.cosine("rekeyed-0", name).rate == pytest.approx(
+            found.cosine(name, twin).rate, abs=1e-4
+        )
 
 
 def test_controls_have_the_key_they_say_and_a_seed_of_their_own(finished) -> None:

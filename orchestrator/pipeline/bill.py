@@ -7,6 +7,7 @@ from rich.console import Console
 from rich.table import Table
 
 from orchestrator.keys.vault import VaultAt
+from orchestrator.pipeline.alignment_price import gradient_line
 from orchestrator.pipeline.command import Command
 from orchestrator.pipeline.committee_price import committee_line
 from orchestrator.pipeline.guard_price import detector_line
@@ -24,6 +25,7 @@ def price_study(command: Command) -> list[PriceLine]:
     key_ids = known_keys(study, command.vault_uri)
     plan = make_plan(study, plan_images(study), key_ids, store.uri, VaultAt(command.vault_uri))
     lines = price(plan, store, command.workers_per_model, command.gpu)
+    lines += [gradient_line(plan, store, command.gpu)] if study.gradients else []
     lines += [detector_line(plan, store, command.gpu)] if study.detect else []
     return [*lines, committee_line(plan, store, command.gpu)] if study.committees else lines
 

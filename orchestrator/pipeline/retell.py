@@ -2,9 +2,8 @@
 
 from orchestrator.errors import StudyError
 from orchestrator.pipeline.asked import recall_plan
-from orchestrator.pipeline.committees import Committees
-from orchestrator.pipeline.guards import Guards
 from orchestrator.pipeline.rounds import Rounds
+from orchestrator.pipeline.sequels import sequels_of
 from orchestrator.pipeline.tally import tally
 from orchestrator.pipeline.write_up import Findings, write_up
 from orchestrator.store.artifacts import ArtifactStore
@@ -44,6 +43,5 @@ def find(store: ArtifactStore) -> Findings:
         scored=units.scored,
         matrix=matrix,
         notes=notes,
-        guards=Guards(plan, store, wanted) if plan.study.detect else None,
-        committees=Committees(plan, store, wanted) if plan.study.committees else None,
+        **sequels_of(plan, store, wanted),
     )

@@ -11,14 +11,13 @@ from orchestrator.errors import StudyError
 from orchestrator.keys.vault import VaultAt
 from orchestrator.pipeline.asked import note_asked
 from orchestrator.pipeline.campaign import Campaign, teller
-from orchestrator.pipeline.committees import Committees
-from orchestrator.pipeline.guards import Guards
 from orchestrator.pipeline.inheritance import HeirloomWorker, heirlooms
 from orchestrator.pipeline.missing import missing
 from orchestrator.pipeline.plain import clean_accuracy, import_plain
 from orchestrator.pipeline.plan import Images, Plan, make_plan, plan_images
 from orchestrator.pipeline.progress import Reporter
 from orchestrator.pipeline.roster import check_apart, ensure_keys
+from orchestrator.pipeline.sequels import in_order, sequels_of
 from orchestrator.pipeline.standing import Used
 from orchestrator.pipeline.tally import tally
 from orchestrator.pipeline.write_up import Findings, write_up
@@ -63,7 +62,7 @@ class StudyRun:
         return images
 
     def run(self) -> Ending:
-        """Keys, shards, plain model, keyed models, outcomes, detectors, committees, matrix, report."""
+        """Keys, shards, plain model, keyed models, outcomes, what else is asked for, matrix, report."""
         images = self._open()
         key_ids = ensure_keys(self.study, self.store, self.vault_uri)
         with self.workplace.keys(self.vault_uri) as keys:
@@ -76,12 +75,9 @@ class StudyRun:
             if not self._make_plain(campaign):
                 return self.ending
             scored = campaign.run()
-            wanted = campaign.rounds.wanted(plan.units)
-            guards, committees = Guards(plan, self.store, wanted), Committees(plan, self.store, wanted)
-            if self.study.detect:
-                self.ending.failures += guards.run(self.workplace, self.reporter)
-            if self.study.committees:
-                self.ending.failures += committees.run(self.workplace, self.reporter)
+            asked = sequels_of(plan, self.store, campaign.rounds.wanted(plan.units))
+            for sequel in in_order(asked):
+                self.ending.failures += sequel.run(self.workplace, self.reporter)
         matrix = tally(self.store, scored)
         if matrix.table.num_rows:
             self.ending.report = write_up(
@@ -92,8 +88,7 @@ class StudyRun:
                     scored=scored,
                     matrix=matrix,
                     notes=campaign.notes,
-                    guards=guards if self.study.detect else None,
-                    committees=committees if self.study.committees else None,
+                    **asked,
                 )
             )
         return self.ending

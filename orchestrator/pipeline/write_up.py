@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 
 from orchestrator.attacks.threat import BALLS
 from orchestrator.models.ref import Method, ModelRef
+from orchestrator.pipeline.alignments import Alignments
 from orchestrator.pipeline.committees import Committees
 from orchestrator.pipeline.guards import Guards
 from orchestrator.pipeline.pictures import examples_digests, gather_album
@@ -40,6 +41,8 @@ class Findings:
     """The study's detectors, where it asks for some."""
     committees: Committees | None = None
     """Its committees, where it asks for some."""
+    alignments: Alignments | None = None
+    """Of its models' input gradients, where it asks for them."""
 
 
 def write_up(found: Findings, against: Findings | None = None) -> str:
@@ -64,13 +67,16 @@ def write_up(found: Findings, against: Findings | None = None) -> str:
         recipe["detectors"] = found.guards.digest
     if found.committees:
         recipe["committees"] = found.committees.digest
+    if found.alignments:
+        recipe["gradients"] = found.alignments.digest
     if not is_committed(store, REPORT, recipe):
         detection = found.guards.findings() if found.guards else None
         if found.guards and detection:
             found.guards.record(detection)
         seated = found.committees.findings() if found.committees else None
+        aligned = found.alignments.findings() if found.alignments else []
         album = gather_album(store, found.scored)
-        whole = replace(summary, album=album, detection=detection, committees=seated)
+        whole = replace(summary, album=album, detection=detection, committees=seated, alignments=aligned)
         replace_artifact(store, REPORT, recipe, dict(write_report(whole)), {})
     return store.locate(REPORT, "index.html")
 
@@ -94,10 +100,7 @@ def summarise(found: Findings) -> StudySummary:
             seconds=attacked.told("attack_seconds", float, MATRIX),
         ),
     ]
-    if found.guards:
-        stages.append(found.guards.line)
-    if found.committees:
-        stages.append(found.committees.line)
+    stages += [part.line for part in (found.alignments, found.guards, found.committees) if part]
     left_out = [str(name) for address, record in shards for name in record.told("left_out", list, address)]
     warnings = warn(found.scored, found.matrix, plan.study.parsed_attacks())
     return StudySummary(
@@ -143,6 +146,7 @@ def printable_settings(plan: Plan) -> dict[str, str]:
         "threats": " ".join(map(str, study.parsed_ladders())),
         **({"committees": " ".join(study.committees)} if study.committees else {}),
         **({"detectors fitted on": " ".join(study.fitted_on)} if study.detect else {}),
+        **({"gradients": "compared"} if study.gradients else {}),
         "seed": str(study.seed),
         **{f"epochs ({method})": str(study.recipe_of(method).epochs) for method in study.methods},
     }

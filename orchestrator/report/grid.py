@@ -73,9 +73,13 @@ class Grid:
         matrix = self.matrix or TransferMatrix(MATRIX_SCHEMA.empty_table())
         return matrix.pairs(self.panel, measure)
 
+    def rate(self, source: str, target: str) -> Interval:
+        """What stands in a cell of the heatmap: the fooling rate, or what is shown in its place."""
+        return self.cell(source, target).fooling
+
     def fooling(self) -> np.ndarray:
         """Fooling rates in [0, 1], all sources by all targets; nan where nothing was eligible."""
-        return np.array([[self.cell(s, t).fooling.rate for t in self.names] for s in self.rows])
+        return np.array([[self.rate(s, t).rate for t in self.names] for s in self.rows])
 
     def clean(self, target: str) -> Interval:
         """Clean accuracy of a target, from whichever of its cells saw the most images."""

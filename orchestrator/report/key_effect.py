@@ -85,13 +85,13 @@ class KeyEffect:
 def read_key_effect(grid: Grid) -> KeyEffect:
     """What a panel's controls tell."""
     pairs, keys = grid.pairs(), grid.keys
-    seeds = _of_kind(grid, "seed")
+    seeds = of_kind(grid, "seed")
     between = pairs.among(keys, keys)
     return KeyEffect(
         panel=grid.panel,
         own=mean_rate(pairs.own(keys), grid.clusters),
-        rekeyed=mean_rate(_twins(grid, pairs, "rekeyed"), grid.clusters),
-        same_key=mean_rate(_twins(grid, pairs, "same-key"), grid.clusters),
+        rekeyed=mean_rate(twin_pairs(grid, pairs, "rekeyed"), grid.clusters),
+        same_key=mean_rate(twin_pairs(grid, pairs, "same-key"), grid.clusters),
         no_key=mean_rate(pairs.among(seeds, seeds), grid.clusters),
         other=mean_rate(between, grid.clusters),
         components=components(between),
@@ -105,15 +105,16 @@ def _share(same: np.ndarray, other: np.ndarray, own: np.ndarray) -> np.ndarray:
         return parts
 
 
-def _of_kind(grid: Grid, kind: ControlKind) -> list[str]:
+def of_kind(grid: Grid, kind: ControlKind) -> list[str]:
+    """The controls of one kind, in reading order."""
     return [
         name for name in grid.controls for of in [control_of(name)] if of is not None and of.kind == kind
     ]
 
 
-def _twins(grid: Grid, pairs: Pairs, kind: ControlKind) -> Pairs:
+def twin_pairs(grid: Grid, pairs: Pairs, kind: ControlKind) -> Pairs:
     """The pairs of a control of this kind and the key's model it is a twin of, both ways."""
-    twins = {name: grid.twins[name] for name in _of_kind(grid, kind) if name in grid.twins}
+    twins = {name: grid.twins[name] for name in of_kind(grid, kind) if name in grid.twins}
     wanted = {*twins.items(), *((key, name) for name, key in twins.items())}
     ends = zip(pairs.source, pairs.target, strict=True)
     chosen = [(pairs.names[source], pairs.names[target]) in wanted for source, target in ends]
@@ -122,7 +123,7 @@ def _twins(grid: Grid, pairs: Pairs, kind: ControlKind) -> Pairs:
 
 def _defects(grid: Grid) -> list[str]:
     told = []
-    for name in _of_kind(grid, "rekeyed"):
+    for name in of_kind(grid, "rekeyed"):
         key = grid.twins.get(name, "")
         for source, target in ((key, name), (name, key)):
             reached, own = grid.cell(source, target).fooling.rate, grid.cell(source, source).fooling.rate

@@ -10,6 +10,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
+from orchestrator.report.alignment.part import AlignmentPart, alignment_part
 from orchestrator.report.attackers import attacker_table
 from orchestrator.report.cells import page_data
 from orchestrator.report.committee_part import CommitteePart, committee_part
@@ -81,9 +82,13 @@ def write_report(summary: StudySummary) -> dict[str, bytes]:
     return files | paper_heatmaps(grids)
 
 
-def _parts(summary: StudySummary) -> dict[str, DetectionPart | CommitteePart | None]:
+def _parts(summary: StudySummary) -> dict[str, AlignmentPart | DetectionPart | CommitteePart | None]:
     """What some studies alone have, by the name that the page's template calls it."""
-    return {"detection": detection_part(summary), "committees": committee_part(summary)}
+    return {
+        "gradients": alignment_part(summary),
+        "detection": detection_part(summary),
+        "committees": committee_part(summary),
+    }
 
 
 def _narrow(summary: StudySummary, largest: Sequence[Grid]) -> list[Table]:

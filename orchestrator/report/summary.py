@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 from orchestrator.detection.guard.findings import DetectionFindings
 from orchestrator.report.album import Album
+from orchestrator.transfer.alignment.measured import Alignment
 from orchestrator.transfer.committee.findings import CommitteeFindings
 from orchestrator.transfer.matrix import TransferMatrix
 
@@ -59,6 +60,8 @@ class StudySummary:
     """What detectors stop, where there are some."""
     committees: CommitteeFindings | None = None
     """What committees make of attacked images, where there are some."""
+    alignments: Sequence[Alignment] = ()
+    """How far models' input gradients point the same way, a method each; none where it was not measured."""
     attack_seconds: Mapping[str, float] = field(default_factory=dict)
     """Wall time of attacking a source and scoring its images, by the source's name and method as in
     ``k-3f9a61c2d0e4.full``; empty where it is not known."""

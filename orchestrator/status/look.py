@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 
 from orchestrator.errors import DamagedArtifact, NotCommitted, OrchestratorError, StaleArtifact, StudyError
 from orchestrator.models.ref import ModelRef
+from orchestrator.pipeline.alignments import ALIGNMENT, plan_alignment
 from orchestrator.pipeline.asked import asked_study, recall_plan
 from orchestrator.pipeline.committees import COMMITTEES, Committees
 from orchestrator.pipeline.guards import Guards
@@ -23,7 +24,7 @@ from orchestrator.store.uri import below
 from orchestrator.study import Study
 from orchestrator.transfer.work import UnitPlan, WorkUnit
 
-_STAGES = ("keys", "shards", "models", "outcomes", "detectors", "guarded", COMMITTEES)
+_STAGES = ("keys", "shards", "models", "outcomes", ALIGNMENT, "detectors", "guarded", COMMITTEES)
 _STUDY = re.compile(r"([^/]+)/study")
 
 
@@ -65,11 +66,15 @@ class Watch:
         except (StudyError, StaleArtifact, DamagedArtifact) as error:
             return self._in_part(shelf, error)
         stages = [*_begun(plan.study, shelf, len(plan.shards)), *_models(plan, shelf)]
-        stages += _attacks(rounds.wanted(plan.units), units, shelf)
+        wanted = rounds.wanted(plan.units)
+        stages += _attacks(wanted, units, shelf)
+        if plan.study.gradients:
+            aligned = [unit.address for unit in plan_alignment(plan.study.methods, plan.models, wanted)]
+            stages.append(shelf.stage("gradients", "attack", aligned, len(aligned)))
         if plan.study.detect:
-            stages += _detectors(Guards(plan, self.store, rounds.wanted(plan.units)), shelf)
+            stages += _detectors(Guards(plan, self.store, wanted), shelf)
         if plan.study.committees:
-            planned = Committees(plan, self.store, rounds.wanted(plan.units)).planned
+            planned = Committees(plan, self.store, wanted).planned
             stages.append(
                 shelf.stage(COMMITTEES, "attack", [each.address for each in planned], len(planned))
             )

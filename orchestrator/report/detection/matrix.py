@@ -58,7 +58,7 @@ def stopped_sections(
     rate, sections = told_rate(findings), []
     for fooled in map(_by_target, at_largest(bare)):
         stopped = stopped_grid(fooled, findings, rate)
-        stem, alt = picture_stem(fooled.panel).replace("matrix", "stopped", 1), _alt(stopped, rate)
+        stem, alt = _stem(fooled, "stopped"), _alt(stopped, rate)
         drawn = is_drawn(fooled)
         halves = _halves(fooled, stopped, rate, alt) if drawn else []
         weight = sum(len(half.svg) for half in halves)
@@ -120,14 +120,21 @@ def _by_target(grid: Grid) -> Grid:
 def _halves(fooled: Grid, stopped: Grid, rate: float, alt: str) -> list[Half]:
     words = "Heatmap of fooling rates without detectors, test images alone. The table has the counts."
     return [
-        _half("Fooled without detectors", words, fooled, FOOLED, "unguarded"),
-        _half(f"Of these, stopped at {rate_words(rate)}", alt, stopped, STOPPED, "stopped"),
+        draw_half("Fooled without detectors", words, fooled, FOOLED, _stem(fooled, "unguarded")),
+        draw_half(
+            f"Of these, stopped at {rate_words(rate)}", alt, stopped, STOPPED, _stem(stopped, "stopped")
+        ),
     ]
 
 
-def _half(title: str, alt: str, grid: Grid, scale: Scale, prefix: str) -> Half:
+def _stem(grid: Grid, prefix: str) -> str:
+    return picture_stem(grid.panel).replace("matrix", prefix, 1)
+
+
+def draw_half(title: str, alt: str, grid: Grid, scale: Scale, stem: str) -> Half:
+    """A heatmap in half of the page's width; ``stem`` sets its ids apart from others'."""
     figure = draw_heatmap(grid, HALF_PAGE, scale).figure
-    svg = inline_svg(figure, picture_stem(grid.panel).replace("matrix", prefix, 1))
+    svg = inline_svg(figure, stem)
     width = round(figure.get_figwidth() * _CSS_DOTS_PER_INCH)
     return Half(title, alt, Markup(svg), width)  # noqa: S704 - matplotlib escapes names
 

@@ -36,6 +36,8 @@ class Scale:
     power: float
     """Of the rate, which colours follow."""
     marks: Sequence[float]
+    sides: tuple[str, str] = ("source (attacked)", "target (tried on)")
+    """Of rows and columns."""
 
     @property
     def stretched(self) -> PowerNorm:
@@ -46,6 +48,7 @@ class Scale:
 # By the square root: most pairs lie below 20 %, where a matrix of many keys has all its structure.
 FOOLED = Scale("fooled (%)", 0.5, (0.0, 0.05, 0.2, 0.5, 1.0))
 STOPPED = Scale("stopped (%)", 1.0, (0.0, 0.25, 0.5, 0.75, 1.0))
+ALIGNED = Scale("cosine × 100", 0.5, (0.0, 0.05, 0.2, 0.5, 1.0), ("model", "model"))
 
 
 @dataclass(frozen=True)
@@ -88,7 +91,7 @@ def draw_heatmap(grid: Grid, sheet: Sheet, scale: Scale = FOOLED) -> Heatmap:
     # In SVG a cell is one pixel, and the reader's screen enlarges it; paper gets pixels of its own.
     how = "none" if sheet.on_page else "nearest"
     axes.imshow(grid.fooling(), cmap=_COLOURS, norm=scale.stretched, interpolation=how, aspect="auto")
-    _label(axes, grid, sheet, layout)
+    _label(axes, grid, sheet, layout, scale)
     _rule(axes, grid, sheet, layout)
     _mark(axes, grid, sheet, layout, scale)
     tall = min(high, 2.4)
@@ -122,11 +125,11 @@ def _short(grid: Grid, name: str) -> str:
     return f"ensemble {grid.ensembles.index(name) + 1}"
 
 
-def _label(axes: Axes, grid: Grid, sheet: Sheet, layout: _Layout) -> None:
+def _label(axes: Axes, grid: Grid, sheet: Sheet, layout: _Layout, scale: Scale) -> None:
     axes.spines[:].set_visible(False)
     titled: dict[str, Any] = {**sheet.text, "labelpad": 4}
-    axes.set_ylabel("source (attacked)", **titled)
-    axes.set_xlabel("target (tried on)", **titled)
+    axes.set_ylabel(scale.sides[0], **titled)
+    axes.set_xlabel(scale.sides[1], **titled)
     written = {**sheet.text, "fontsize": layout.points}
     if _named(layout.points):
         axes.set_yticks(range(len(grid.rows)), [_short(grid, name) for name in grid.rows], **written)
@@ -176,7 +179,7 @@ def _mark(axes: Axes, grid: Grid, sheet: Sheet, layout: _Layout, scale: Scale) -
         for column, target in enumerate(grid.names):
             if not numbered and source != target:
                 continue
-            fooling = grid.cell(source, target).fooling
+            fooling = grid.rate(source, target)
             ink = _ink_on(fooling.rate, sheet, scale)
             if source == target:
                 _frame(axes, row, ink, layout)
