@@ -68,16 +68,7 @@ class Watch:
         stages = [*_begun(plan.study, shelf, len(plan.shards)), *_models(plan, shelf)]
         wanted = rounds.wanted(plan.units)
         stages += _attacks(wanted, units, shelf)
-        if plan.study.gradients:
-            aligned = [unit.address for unit in plan_alignment(plan.study.methods, plan.models, wanted)]
-            stages.append(shelf.stage("gradients", "attack", aligned, len(aligned)))
-        if plan.study.detect:
-            stages += _detectors(Guards(plan, self.store, wanted), shelf)
-        if plan.study.committees:
-            planned = Committees(plan, self.store, wanted).planned
-            stages.append(
-                shelf.stage(COMMITTEES, "attack", [each.address for each in planned], len(planned))
-            )
+        stages += self._sequels(plan, wanted, shelf)
         panels, counted = self._counted(plan, units) if matrix else ([], "")
         return StudyState(
             name=self.name,
@@ -89,6 +80,16 @@ class Watch:
             panels=panels,
             counted=counted,
         )
+
+    def _sequels(self, plan: Plan, wanted: Sequence[WorkUnit], shelf: Shelf) -> Iterable[StageState]:
+        if plan.study.gradients:
+            aligned = [unit.address for unit in plan_alignment(plan.study.methods, plan.models, wanted)]
+            yield shelf.stage("gradients", "attack", aligned, len(aligned))
+        if plan.study.detect:
+            yield from _detectors(Guards(plan, self.store, wanted), shelf)
+        if plan.study.committees:
+            planned = [each.address for each in Committees(plan, self.store, wanted).planned]
+            yield shelf.stage(COMMITTEES, "attack", planned, len(planned))
 
     def _counted(self, plan: Plan, units: UnitPlan) -> tuple[Sequence[PanelSoFar], str]:
         try:
