@@ -331,6 +331,16 @@ def test_shares_of_known_counts():
     assert not line.right[1].over_keys
 
 
+def test_a_chance_to_pass_a_hundred_queries_that_is_next_to_nothing_has_the_interval_of_none():
+    committee = Committee(members=tuple(map(ref, range(16))), seats=1)
+    (line,) = read_committees([judged(committee, ref(0), [15] * 40, [15] * 40)], draws=50).lines
+    assert 0 < line.right[100].value < 1e-100
+    rare = replace(line.right[100], replicates=line.right[100].replicates * np.linspace(0.5, 1.5, 50))
+    none = replace(rare, value=0.0, replicates=np.zeros(50))
+    assert rare.interval()[1:] == pytest.approx(none.interval()[1:])
+    assert rare.interval().high > 0.05
+
+
 def test_intervals_tell_of_other_keys_from_three_committees_on():
     committees = CommitteeSpec(1, 2).of([ref(slot) for slot in range(6)])
     counts = [[0, 0, 1, 0], [0, 1, 1, 0], [2, 1, 2, 2]]

@@ -30,16 +30,16 @@ TERMS = (
     ),
     (
         "Insider",
-        "an attacker who holds members of a committee: half of them, or all. By quorums he climbs the mean "
-        "loss over everyone who may answer (EOT); as one, the loss of the mean of all.",
+        "an attacker who holds members of a committee: half of them, or all. As one: he climbs the loss of "
+        "the mean of all logits. By expected loss: the mean loss over quorums (EOT). By expected answer: "
+        "the loss of their mean probabilities, as he does who holds half.",
     ),
 )
 CAVEAT = (
     "Which number counts depends on the attacker. One query: he has one try. Ten, a hundred: he shows the "
     "same image so often and needs one misreading. Any number: he may ask for ever. Misread by most or all "
-    "quorums: what he need not be lucky for. That a draw misses is no robustness by itself: read the "
-    "insiders who climb over quorums before anything is said of the defence. What they reach is the least "
-    "that can be reached."
+    "quorums: what he need not be lucky for. That a draw misses is no robustness by itself: judge the "
+    "defence by the strongest insider. What insiders reach is the least that can be reached."
 )
 # What the page has room for, by the names of committees.csv.
 _COLUMNS = {

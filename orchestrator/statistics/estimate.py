@@ -18,6 +18,7 @@ from orchestrator.statistics.proportion import Interval, wilson
 
 FEWEST = 3
 """With fewer models nothing can be said about how models differ; the interval is then over images alone."""
+_NOTHING = 1e-24  # a variance of rounding alone; its square may be no number above 0
 Values = Float[np.ndarray, " values"]
 
 
@@ -65,7 +66,7 @@ class Estimate:
             return Interval(self.value, math.nan, math.nan)
         keys = 0.0 if math.isnan(keys) else keys
         variance = images + keys
-        if variance == 0.0:
+        if variance < _NOTHING:
             # As at 0 % of all: no image and no key made a difference. What one cell can exclude remains.
             half = wilson(0, self.trials, float(stats.norm.ppf(0.5 + level / 2))).high
             return self._within(0.0 if math.isnan(half) else half)
