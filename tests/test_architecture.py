@@ -23,15 +23,8 @@ FLOW = [
         for room in (
             *("keys", "store", "statistics", "shards", "models", "training"),
             *("attacks", "attacks/gradient", "attacks/query", "attacks/transfer", "attacks/adaptive"),
-            *(
-                "attacks/oracle",
-                "transfer",
-                "transfer/alignment",
-                "detection",
-                "detection/guard",
-                "detection/rivals",
-                "report",
-            ),
+            *("attacks/oracle", "transfer", "transfer/alignment"),
+            *("detection", "detection/guard", "detection/rivals", "report"),
             *("cluster", "pipeline", "checkup", "status"),
         )
     ),

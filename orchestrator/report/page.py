@@ -10,13 +10,13 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
-from orchestrator.report.alignment_part import alignment_part
+from orchestrator.report.alignment_part import AlignmentPart, alignment_part
 from orchestrator.report.attackers import attacker_table
 from orchestrator.report.cells import page_data
 from orchestrator.report.compared import method_table, study_table
 from orchestrator.report.costs import cost_table
 from orchestrator.report.curves import climbs, curve_table
-from orchestrator.report.detection_part import detection_part
+from orchestrator.report.detection_part import DetectionPart, detection_part
 from orchestrator.report.detection_scope import at_largest
 from orchestrator.report.export import matrix_csv, matrix_parquet, paper_heatmaps
 from orchestrator.report.gallery import attack_plates, curve_plates, key_plate
@@ -78,9 +78,11 @@ def write_report(summary: StudySummary) -> dict[str, bytes]:
     }
     for plate in (*curves, *attacks, *plates.values()):
         files |= plate.files
-    for part in (aligned, beside):
-        files |= dict(part.files) if part else {}
-    return files | paper_heatmaps(grids)
+    return files | paper_heatmaps(grids) | _beside(aligned) | _beside(beside)
+
+
+def _beside(part: AlignmentPart | DetectionPart | None) -> dict[str, bytes]:
+    return dict(part.files) if part else {}
 
 
 def _narrow(summary: StudySummary, largest: Sequence[Grid]) -> list[Table]:
