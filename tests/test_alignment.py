@@ -3,7 +3,9 @@
 import copy
 import csv
 import io
+from collections.abc import Callable
 from dataclasses import replace
+from itertools import product
 
 import numpy as np
 import pyarrow as pa
@@ -11,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from scipy import stats
+from test_report import make_row, make_summary
 from torch import nn
 
 from conftest import run_locally, small_study
@@ -23,11 +26,14 @@ from orchestrator.pipeline.progress import PlainReporter
 from orchestrator.pipeline.retell import find
 from orchestrator.pipeline.speed import Speed
 from orchestrator.presets import digits
+from orchestrator.report.alignment.part import alignment_part
+from orchestrator.report.summary import StudySummary
 from orchestrator.statistics.pairs import Pairs
 from orchestrator.statistics.rank_correlation import rank_correlation
 from orchestrator.statistics.student import mean_interval
 from orchestrator.store.local import LocalStore
 from orchestrator.transfer.alignment.gradients import cosines, input_gradients
+from orchestrator.transfer.alignment.measured import Alignment
 from orchestrator.transfer.alignment.unit import COSINES_FILE
 from orchestrator.transfer.alignment.worker import AlignmentWorker
 
@@ -172,7 +178,63 @@ def test_rank_correlation_is_spearmans_with_each_key_left_out_in_turn() -> None:
     assert np.isnan(rank_correlation(ranked(one), ranked(np.ones((5, 5))), {}).value)
 
 
-STUDY = small_study(name="study", n_keys=4, gradients=True, threats=("linf:48/255",))
+def aligned(cosine: np.ndarray, names: list[str], images: int = 100, draws: int = 50) -> Alignment:
+    """A method whose models have these mean cosines, the same at every image."""
+    source, target = np.nonzero(~np.eye(len(names), dtype=bool))
+    trials = np.full((len(source), 1 + draws), float(images))
+    of = cosine[source, target][:, None]
+    return Alignment(
+        "full", Pairs(names, source, target, of * trials, trials), of[:, 0] ** 2 * images, images
+    )
+
+
+def keyed_summary(keys: int, cosine: Callable[[int, int], float]) -> StudySummary:
+    """A study in which keys fool each other the more, the farther apart their numbers are."""
+    names = ["plain", *(f"k-{number:012x}" for number in range(keys)), "rekeyed-0"]
+    count = len(names)
+    cosines_ = np.array([[cosine(a, b) for b in range(count)] for a in range(count)])
+    rows = [
+        make_row(
+            ("full", "apgd", "linf", 8 / 255), s, t, fooled=5 + 7 * abs(names.index(s) - names.index(t))
+        )
+        for s, t in product(names, names)
+    ]
+    summary = make_summary(rows)
+    models = [replace(m, twin=names[1]) if m.name == "rekeyed-0" else m for m in summary.models]
+    return replace(summary, models=models, alignments=[aligned(cosines_, names)])
+
+
+def test_the_report_says_how_cosines_and_fooling_rates_of_keys_go_together() -> None:
+    def cosine(first: int, second: int) -> float:
+        return 1.0 if {first, second} == {1, 6} else 0.1 * abs(first - second)
+
+    part = alignment_part(keyed_summary(5, cosine))
+    (section,) = part.sections
+    (told,) = section.paragraphs
+    # Of five keys in a row 4 pairs are 1 apart, 3 are 2, 2 are 3 and one is 4: 2 on average.
+    assert "of two keys’ models 0.200 [" in told
+    assert "of a key’s model and the undefended one 0.300 [" in told
+    assert "rank correlation with the fooling rate (full · apgd · ℓ∞ ε = 8/255) is 1.000." in told
+    kinds = {row[0]: row[1:] for row in section.tables[0].rows}
+    assert kinds["two keys"][0] == "10"
+    assert kinds["same function, re-keyed"] == ["1", "1.000 [1.000, 1.000]"]
+    left, right = section.halves
+    assert left.svg.count(">plain<") == right.svg.count(">plain<") == 2
+    assert ">20<" in left.svg
+    assert part.files.keys() == {"cosines.csv", *(f"cosines-full.{kind}" for kind in ("svg", "png", "pdf"))}
+
+
+def test_the_report_tells_what_cannot_be_told_and_what_cannot_be() -> None:
+    (section,) = alignment_part(keyed_summary(3, lambda first, second: 0.1 * abs(first - second))).sections
+    assert "is 1.000 (four keys or more would give it an interval)" in section.paragraphs[0]
+    assert "Something is broken" in section.paragraphs[1]
+    flat = alignment_part(keyed_summary(3, lambda first, second: 1.0)).sections[0].paragraphs
+    assert len(flat) == 1
+    assert flat[0].endswith("do not vary: no correlation can be told.")
+    assert alignment_part(replace(keyed_summary(3, lambda first, second: 1.0), alignments=())) is None
+
+
+STUDY = small_study(name="study", n_keys=4, gradients=True)
 
 
 @pytest.fixture(scope="module")
@@ -240,7 +302,6 @@ def test_the_report_tells_of_gradients_and_a_csv_has_every_pair(run) -> None:
     page, text = (store.read("report", name).decode() for name in ("index.html", "report.md"))
     for told in (page, text):
         assert "Mean cosine of input gradients on clean images: of two keys’ models" in told
-        assert "rank correlation with the fooling rate" in told
     assert {f"cosines-full.{kind}" for kind in ("svg", "png", "pdf")} < store.record("report").files.keys()
     lines = list(csv.DictReader(io.StringIO(store.read("report", "cosines.csv").decode())))
     assert len(lines) == 5 * 4 // 2

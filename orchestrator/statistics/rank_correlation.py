@@ -41,13 +41,12 @@ def rank_correlation(first: Pairs, second: Pairs, cluster: Mapping[str, str]) ->
         kept = np.array([key not in pair for pair in groups])
         without[key] = float(_spearman(one[kept, :1], other[kept, :1])[0])
     values = _spearman(one, other)
-    trials = np.minimum(first.trials[of_first, 0], second.trials[of_second, 0])
     return Estimate(
         value=float(values[0]),
         replicates=values[1:],
         without=without,
         models=len(keys),
-        trials=int(trials.max(initial=0)),
+        trials=len(one),
         bounds=(-1.0, 1.0),
     )
 

@@ -63,7 +63,8 @@ def likenesses(grid: AlignedGrid) -> Iterator[Likeness]:
     for words, some in kinds.items():
         if len(some):
             both_ways = len({*some.source.tolist()} & {*some.target.tolist()}) > 0
-            mean = replace(mean_rate(some, grid.clusters), bounds=(-1.0, 1.0))
+            # No counts, of which a trial more could show something: where nothing differs, nothing does.
+            mean = replace(mean_rate(some, grid.clusters), bounds=(-1.0, 1.0), trials=0)
             yield Likeness(words, len(some) // (2 if both_ways else 1), mean)
 
 

@@ -60,7 +60,7 @@ def paragraphs(
 def kind_table(likes: Sequence[Likeness]) -> Table:
     """Every kind of pairs with its mean."""
     return Table(
-        title="Whose gradients point the same way",
+        title="Cosines by kind of pair",
         note="Mean cosines, every pair alike, with 95 % intervals over images and, where three keys or "
         "more stand behind them, over keys.",
         header=["Two models", "Pairs", "Mean cosine"],
