@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 from io import StringIO
 from typing import get_args
 
-from orchestrator.report.detection.scope import estimate_words
 from orchestrator.report.fleet import reach
 from orchestrator.report.summary import StudySummary
 from orchestrator.report.tables import Table
@@ -152,12 +151,12 @@ def _told(form: CommitteeForm, lines: Sequence[CommitteeLine]) -> Iterator[str]:
     )
     for line in lines:
         if line.holding == "nothing":
-            yield f"Of clean images a query reads {estimate_words(line.right[1])} right{_gain(line)}."
+            yield f"Of clean images a query reads {_right(line)} right{_gain(line)}."
     panel = _hardest(lines)
     if panel is None:
         return
     there = [line for line in lines if line.panel == panel]
-    parts = [f"{estimate_words(line.right[1])} from who holds {_holds(line, form)}" for line in there]
+    parts = [f"{_right(line)} from who holds {_holds(line, form)}" for line in there]
     yield f"Under {panel.attack}, {threat_words(panel)}, a query reads right {'; '.join(parts)}."
     strongest = min(reversed(there), key=lambda line: line.right[1].value)
     yield (
@@ -171,6 +170,13 @@ def _hardest(lines: Sequence[CommitteeLine]) -> Panel | None:
     """The attack and threat under which some attacker leaves least."""
     attacked = [line for line in lines if line.holding != "nothing"]
     return min(attacked, key=lambda line: line.right[1].value).panel if attacked else None
+
+
+def _right(line: CommitteeLine) -> str:
+    """What one query reads right, for use in a sentence."""
+    found = _shares(line)["right_in_1"]
+    ends = f" [{percent(found.low)}, {percent(found.high)}]" if found.low == found.low else ""
+    return f"{share(found.rate)}{ends}"
 
 
 def _gain(line: CommitteeLine) -> str:
