@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from orchestrator.attacks import parse_attack
 from orchestrator.attacks.attack import Attack
+from orchestrator.attacks.pairing import Pairing, check_pairing, check_patches, pair
 from orchestrator.attacks.source import Precision
 from orchestrator.attacks.threat import Ladder
 from orchestrator.detection.recipe import BankRecipe
@@ -109,8 +110,8 @@ class Study:
             raise StudyError("A study needs at least one attack and one threat (--attacks, --threats).")
         # Read once here, so that what cannot be read is refused before anything runs.
         attacks, ladders = self.parsed_attacks(), self.parsed_ladders()
-        _check_norms(attacks, ladders)
-        _check_patches(ladders, size)
+        check_pairing(attacks, ladders)
+        check_patches(ladders, size)
         _check_transform(attacks, self.transform)
         self.parsed_ensembles()
         _check_committees(self.parsed_committees(), self.n_keys)
@@ -151,15 +152,9 @@ class Study:
         """Ladders of threats in the order given, each once."""
         return tuple(dict.fromkeys(Ladder.parse(text) for text in self.threats))
 
-    def pairings(self) -> tuple[tuple[str, Attack, Ladder], ...]:
+    def pairings(self) -> tuple[Pairing, ...]:
         """What is attacked with under which threats: every attack under all that it is made for."""
-        ladders = self.parsed_ladders()
-        return tuple(
-            (name, attack, ladder)
-            for name, attack in self.parsed_attacks().items()
-            for ladder in ladders
-            if ladder.norm in attack.norms
-        )
+        return pair(self.parsed_attacks(), self.parsed_ladders())
 
     def parsed_ensembles(self) -> tuple[EnsembleSpec, ...]:
         """Ensembles in the order given, each once."""
@@ -200,39 +195,6 @@ def _check_committees(committees: Sequence[CommitteeSpec], keys: int) -> None:
             raise StudyError(
                 f"A committee of {each.keys} keys (--committees) needs as many: give --n-keys {each.keys}, "
                 f"or more, so that there are keys outside. There are {keys}."
-            )
-
-
-def _check_norms(attacks: Mapping[str, Attack], ladders: Sequence[Ladder]) -> None:
-    """Raise StudyError where an attack has no threat, a threat no attack, or one is given twice."""
-    given = {ladder.norm for ladder in ladders}
-    for name, attack in attacks.items():
-        if not given & attack.norms:
-            raise StudyError(
-                f"Attack {name} is not defined for {' or '.join(sorted(given))}, only for "
-                f"{', '.join(sorted(attack.norms))}. Give it such a one in --threats, or leave it out."
-            )
-    known = {norm for attack in attacks.values() for norm in attack.norms}
-    alone = next((ladder for ladder in ladders if ladder.norm not in known), None)
-    if alone:
-        raise StudyError(
-            f"No attack of {', '.join(attacks)} is defined for {alone} (--threats). Add one to --attacks "
-            f"that is, or leave it out."
-        )
-    threats = [threat for ladder in ladders for threat in ladder.threats]
-    twice = next((threat for threat in threats if threats.count(threat) > 1), None)
-    if twice:
-        raise StudyError(
-            f"Threat {twice} is in two of --threats. Give it once: its counts would be added up."
-        )
-
-
-def _check_patches(ladders: Sequence[Ladder], size: int) -> None:
-    """Raise StudyError where a patch is the whole image."""
-    for ladder in ladders:
-        if ladder.norm == "patch" and ladder.threats[-1].epsilon >= size:
-            raise StudyError(
-                f"A patch of {ladder.threats[-1].radius} px covers images of {size} px. Give less."
             )
 
 
