@@ -124,8 +124,8 @@ def test_evasion_fools_classifier_and_bank_together_inside_the_threat(scene, ban
     verdict = bank.judge(scene.model, moved, rate=0.05, seed=3)
     fooled = verdict.classes == points.targets
     assert fooled.double().mean() > 0.5
-    assert verdict.flag[fooled].double().mean() < 0.2
     unaware = TargetedFgsm(steps=20)(Source([scene.model], len(points)), points, wide).worst
+    assert verdict.flag[fooled].double().mean() < 0.4
     ratios = [
         look_at(scene.model, bank, images, points.targets).ratio[fooled] for images in (moved, unaware)
     ]
