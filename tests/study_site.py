@@ -36,7 +36,7 @@ TRAIN_WORKER, TUNE_WORKER = "ray::.*TrainWorker", "ray::.*(ImplicitFunc|_trial|p
 ATTACK_ACTOR, KEY_DESK = r"ray::_Actor\.run", "ray::_Desk"
 BUCKET = "storm"
 NODES = 2
-PATIENCE_SECONDS = 300.0
+PATIENCE_SECONDS = 600.0
 # Larger than the models of the study, so that a node's cache is in use until the disk is full.
 _CACHE_BYTES = 16 * 2**20
 

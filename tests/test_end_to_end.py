@@ -33,7 +33,7 @@ STUDY = [
     "--detector.draw", "10", "--detector.effect", "0.2", "--detector.false-discoveries", "0.5",
     "--detector.least-images", "3", "--detector.least-held-out", "10",
 ]  # fmt: skip
-PATIENCE_SECONDS = 400
+PATIENCE_SECONDS = 900
 
 
 @dataclass

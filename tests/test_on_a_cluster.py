@@ -26,7 +26,7 @@ SMALL = [
     "--base.warmup-epochs", "0", "--recipe.warmup-epochs", "0", "--lora.warmup-epochs", "0",
     "--attacks", "apgd-ce:steps=40", "--controls", "0",
 ]  # fmt: skip
-PATIENCE_SECONDS = 400
+PATIENCE_SECONDS = 900
 
 
 @pytest.fixture
