@@ -38,14 +38,14 @@ def window_at(place: Int[Tensor, " batch"], side: int, width: int) -> Window:
 
 
 def best_place(worth: Float[Tensor, "batch height width"], side: int) -> Int[Tensor, " batch"]:
-    """The number of the first pixel of the square with the highest sum; the first of several."""
-    sums = square_sums(worth, side)
-    place = sums.flatten(1).argmax(dim=1)
-    columns = sums.shape[2]
+    """The number of the first pixel of the square that holds most; the first of several."""
+    means = square_means(worth, side)
+    place = means.flatten(1).argmax(dim=1)
+    columns = means.shape[2]
     return place // columns * worth.shape[2] + place % columns
 
 
-def square_sums(
+def square_means(
     worth: Float[Tensor, "batch height width"], side: int
 ) -> Float[Tensor, "batch down across"]:
     """The mean over every square of this side that fits, by the place of its first pixel."""

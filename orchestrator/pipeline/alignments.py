@@ -7,16 +7,15 @@ from typing import Any
 
 import pyarrow as pa
 
-from orchestrator.cluster.runner import Failed, Listed
+from orchestrator.cluster.runner import Failed, Finished
 from orchestrator.cluster.workplace import Workplace
 from orchestrator.errors import DamagedArtifact
 from orchestrator.models.ref import PLAIN, Method, ModelRef
-from orchestrator.models.stored import load_model
 from orchestrator.pipeline.draws import draws_for
 from orchestrator.pipeline.missing import missing
 from orchestrator.pipeline.plan import Plan
+from orchestrator.pipeline.pool import loader, run_units, stage_line
 from orchestrator.pipeline.progress import Reporter
-from orchestrator.pipeline.standing import Used
 from orchestrator.report.summary import StageLine
 from orchestrator.store.artifacts import ArtifactStore
 from orchestrator.store.catalogue import read_records
@@ -27,7 +26,7 @@ from orchestrator.transfer.alignment.unit import COSINES_FILE, AlignmentUnit
 from orchestrator.transfer.alignment.worker import AlignmentWorker
 from orchestrator.transfer.work import WorkUnit
 
-ALIGNMENT = "alignment"
+ALIGNMENT, STAGE = "alignment", "gradients"
 
 
 def plan_alignment(
@@ -65,23 +64,9 @@ class Alignments:
 
     def run(self, workplace: Workplace, reporter: Reporter) -> list[Failed[Any]]:
         """Measure what has no record yet; what could not be done."""
-        failures = list[Failed[Any]]()
         pending = missing(self.store, self.units, ALIGNMENT, lambda unit: unit)
-        load = functools.partial(
-            load_model, architecture=self.plan.study.architecture, keys=self.plan.plain.keys
-        )
-        worker = functools.partial(AlignmentWorker, self.store.uri, load)
-        with reporter.stage("gradients", len(self.units), len(self.units) - len(pending)) as stage:
-            for account in workplace.work(worker, Listed(pending)) if pending else ():
-                if isinstance(account, Failed):
-                    failures.append(account)
-                    stage.fail()
-                    reporter.say(f"failed: {account.unit.id}: {account.reason}")
-                else:
-                    came_to = account.account
-                    told = f"{account.unit.id}, {came_to.models} models on {came_to.images} images"
-                    stage.advance(told, Used(account.seconds, came_to.device))
-        return failures
+        worker = functools.partial(AlignmentWorker, self.store.uri, loader(self.plan))
+        return run_units(STAGE, len(self.units), pending, worker, workplace, reporter, _told)
 
     def findings(self) -> list[Alignment]:
         """What was measured by now, by method; nothing of a method that nothing was measured of.
@@ -99,10 +84,8 @@ class Alignments:
     @property
     def line(self) -> StageLine:
         """How many units there are, and what they took."""
-        records = read_records(self.store, ALIGNMENT)
-        done = [unit.address for unit in self.units if unit.address in records]
-        seconds = sum(records[address].told("seconds", float, address) for address in done)
-        return StageLine(name="gradients", artifacts=len(done), seconds=seconds)
+        addresses = [unit.address for unit in self.units]
+        return stage_line(STAGE, read_records(self.store, ALIGNMENT), addresses)
 
     @property
     def digest(self) -> str:
@@ -123,3 +106,7 @@ class Alignments:
     def _rows(self, unit: AlignmentUnit, record: ArtifactRecord) -> Iterator[pa.RecordBatch]:
         content = self.store.read(unit.address, COSINES_FILE, record)
         yield from stream_exactly(content, unit.schema, unit.schema.names)
+
+
+def _told(done: Finished[AlignmentUnit]) -> str:
+    return f"{done.unit.id}, {done.account.models} models on {done.account.images} images"

@@ -13,10 +13,10 @@ from orchestrator.errors import OrchestratorError
 from orchestrator.models.lora_batch import load_lora_batch
 from orchestrator.models.ref import ModelRef
 from orchestrator.models.rekey import Rekeying, rekey
-from orchestrator.models.stored import load_model
 from orchestrator.pipeline.agenda import Agenda, AttackAccount, AttackWork
 from orchestrator.pipeline.missing import missing
 from orchestrator.pipeline.plan import Plan
+from orchestrator.pipeline.pool import loader
 from orchestrator.pipeline.progress import Reporter, Stage
 from orchestrator.pipeline.rounds import Rounds
 from orchestrator.pipeline.so_far import SoFar
@@ -140,10 +140,9 @@ class Campaign:
             agenda.model_ended(rekeying.model, made)
 
     def _attacker(self) -> MakeWorker[AttackWork]:
-        architecture, keys = self.plan.study.architecture, self.plan.plain.keys
-        load = functools.partial(load_model, architecture=architecture, keys=keys)
-        together = functools.partial(load_lora_batch, architecture=architecture)
+        together = functools.partial(load_lora_batch, architecture=self.plan.study.architecture)
         options = {**self.attacking, **({"keep_images": True} if self.plan.study.keeps_images else {})}
+        load = loader(self.plan)
         return functools.partial(TransferWorker, self.store.uri, load, load_together=together, **options)
 
     def _tidy(self, training: Sequence[TrainingUnit]) -> None:

@@ -8,17 +8,16 @@ from typing import Any
 import pyarrow as pa
 
 from orchestrator.attacks.attack import Attack
-from orchestrator.cluster.runner import Failed, Listed
+from orchestrator.cluster.runner import Failed
 from orchestrator.cluster.workplace import Workplace
 from orchestrator.errors import DamagedArtifact
 from orchestrator.models.committee import Committee
 from orchestrator.models.ref import ModelRef
-from orchestrator.models.stored import load_model
 from orchestrator.pipeline.draws import draws_for
 from orchestrator.pipeline.missing import missing
 from orchestrator.pipeline.plan import Plan
+from orchestrator.pipeline.pool import loader, run_units, stage_line
 from orchestrator.pipeline.progress import Reporter
-from orchestrator.pipeline.standing import Used
 from orchestrator.report.summary import StageLine
 from orchestrator.store.artifacts import ArtifactStore
 from orchestrator.store.catalogue import read_records
@@ -64,20 +63,10 @@ class Committees:
         Raises:
             StaleArtifact: recorded rows were made of other models, images or settings.
         """
-        failures, pending = list[Failed[Any]](), self._pending
-        load = functools.partial(
-            load_model, architecture=self.plan.study.architecture, keys=self.plan.plain.keys
-        )
-        worker = functools.partial(CommitteeWorker, self.store.uri, load)
-        with reporter.stage(COMMITTEES, len(self.units), len(self.units) - len(pending)) as stage:
-            for account in workplace.work(worker, Listed(pending)) if pending else ():
-                if isinstance(account, Failed):
-                    failures.append(account)
-                    stage.fail()
-                    reporter.say(f"failed: {account.unit.id}: {account.reason}")
-                else:
-                    stage.advance(account.unit.id, Used(account.seconds, account.account.device))
-        return failures
+        pending = missing(self.store, self.units, COMMITTEES, lambda unit: unit)
+        worker = functools.partial(CommitteeWorker, self.store.uri, loader(self.plan))
+        total = len(self.units)
+        return run_units(COMMITTEES, total, pending, worker, workplace, reporter, lambda done: done.unit.id)
 
     def findings(self) -> CommitteeFindings | None:
         """What was judged by now; None where nothing was.
@@ -93,10 +82,8 @@ class Committees:
     @property
     def line(self) -> StageLine:
         """How many units were judged, and what they took."""
-        records = read_records(self.store, COMMITTEES)
-        made = [unit.address for unit in self.units if unit.address in records]
-        seconds = [records[address].told("seconds", float, address) for address in made]
-        return StageLine(name=COMMITTEES, artifacts=len(made), seconds=sum(seconds))
+        addresses = [unit.address for unit in self.units]
+        return stage_line(COMMITTEES, read_records(self.store, COMMITTEES), addresses)
 
     @property
     def digest(self) -> str:
@@ -111,10 +98,6 @@ class Committees:
         attacks = self.plan.study.parsed_attacks()
         climbed = [unit for unit in self.wanted if is_climbed(attacks[unit.attack])]
         return list({(unit.attack, unit.ladder, unit.shard): unit for unit in climbed}.values())
-
-    @property
-    def _pending(self) -> list[CommitteeUnit]:
-        return missing(self.store, self.units, COMMITTEES, lambda unit: unit)
 
     def _judged(self) -> Iterator[tuple[CommitteeUnit, pa.Table]]:
         records = read_records(self.store, COMMITTEES)

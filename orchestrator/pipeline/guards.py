@@ -7,7 +7,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from orchestrator.cluster.runner import Failed, Listed
+from orchestrator.cluster.runner import Failed, Finished
 from orchestrator.cluster.workplace import Workplace
 from orchestrator.detection.guard.findings import DetectionFindings
 from orchestrator.detection.guard.judged import JUDGED_SCHEMA
@@ -17,12 +17,11 @@ from orchestrator.detection.guard.worker import JUDGED_FILE, GuardWorker
 from orchestrator.detection.recipe import BankRecipe
 from orchestrator.errors import DamagedArtifact, StudyError
 from orchestrator.models.ref import PLAIN, ModelRef
-from orchestrator.models.stored import load_model
 from orchestrator.pipeline.asked import recall_plan
 from orchestrator.pipeline.draws import draws_for, table_bytes
 from orchestrator.pipeline.plan import Plan
+from orchestrator.pipeline.pool import loader, run_units
 from orchestrator.pipeline.progress import Reporter
-from orchestrator.pipeline.standing import Used
 from orchestrator.pipeline.tally import is_committed, replace_artifact
 from orchestrator.report.summary import StageLine
 from orchestrator.shards.shard import Shard
@@ -56,29 +55,17 @@ class Guards:
 
     def run(self, workplace: Workplace, reporter: Reporter) -> list[Failed[Any]]:
         """Hold every sitting that has no record yet; what could not be done."""
-        recorded, failures = self.store.stamps("guarded"), list[Failed[Any]]()
+        recorded = self.store.stamps("guarded")
         left = {
             unit.id: tuple(each for each in unit.sittings if unit.address(each) not in recorded)
             for unit in self.units
         }
         pending = [replace(unit, sittings=left[unit.id]) for unit in self.units if left[unit.id]]
-        load = functools.partial(
-            load_model, architecture=self.plan.study.architecture, keys=self.plan.plain.keys
-        )
-        worker = functools.partial(GuardWorker, self.store.uri, load)
+        worker = functools.partial(GuardWorker, self.store.uri, loader(self.plan))
         if not self.units:
             told = ", ".join(self.plan.study.fitted_on)
             reporter.say(f"no detector: of {told}, no images that were made on a key or on plain are kept")
-        with reporter.stage("detectors", len(self.units), len(self.units) - len(pending)) as stage:
-            for account in workplace.work(worker, Listed(pending)) if pending else ():
-                if isinstance(account, Failed):
-                    failures.append(account)
-                    stage.fail()
-                    reporter.say(f"failed: {account.unit.id}: {account.reason}")
-                else:
-                    told = f"{account.unit.id}, {account.account.sittings} sources"
-                    stage.advance(told, Used(account.seconds, account.account.device))
-        return failures
+        return run_units("detectors", len(self.units), pending, worker, workplace, reporter, _told)
 
     def findings(self) -> DetectionFindings | None:
         """What was judged by now; None where nothing was.
@@ -175,6 +162,10 @@ def recall_guards(store: ArtifactStore, settings: BankRecipe, fit_on: Sequence[s
             "--keep-images, or choose another attack to fit on."
         )
     return guards
+
+
+def _told(done: Finished[GuardUnit]) -> str:
+    return f"{done.unit.id}, {done.account.sittings} sources"
 
 
 def _digests(shards: Sequence[Shard]) -> dict[str, str]:
