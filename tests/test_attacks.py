@@ -309,7 +309,9 @@ def test_seeds_must_be_as_many_as_images(seeds):
 def test_an_attack_that_starts_where_another_ended_stays_inside(attack, threat):
     here = scene_for(attack)
     start = here.struck(attack, scaled(threat, 0.5)).reached
-    settle(attack(here.source(attack), here.points(start=start), threat), here.images, threat)
+    found = attack(here.source(attack), here.points(start=start), threat)
+    settled = settle(found, here.images, threat)  # raises where anything is outside
+    assert settled.worst.shape == here.images.shape
 
 
 @each_case

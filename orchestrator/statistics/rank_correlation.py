@@ -19,8 +19,7 @@ Rates = Float[np.ndarray, "pairs draws"]
 def rank_correlation(first: Pairs, second: Pairs, cluster: Mapping[str, str]) -> Estimate:
     """Spearman's correlation of two rates, over the pairs that have both; nan where one does not vary.
 
-    With fewer than four keys it has no interval over keys: of three, one left out leaves a single pair. In
-    simulated fleets of 4 to 16 keys the interval held the true value 97 times of 100 or more often.
+    With fewer than four keys it has no interval over keys: of three, one left out leaves a single pair.
 
     Args:
         first: one measure of pairs of different models.

@@ -19,6 +19,15 @@ LoadModel = Callable[[ArtifactStore, ModelRef], nn.Module]
 LoadTogether = Callable[[ArtifactStore, Sequence[ModelRef]], LoraBatch]
 
 
+def exact_device() -> torch.device:
+    """The GPU if there is one, else the cores; from here on this process convolves in fp32 there.
+
+    Convolutions default to TF32 on a GPU, ten bits of mantissa; what is judged or compared is fp32.
+    """
+    torch.backends.cudnn.allow_tf32 = False
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
 @dataclass
 class Models:
     """Models by reference, loaded once and kept while there is room."""

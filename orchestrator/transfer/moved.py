@@ -18,7 +18,8 @@ from orchestrator.transfer.held import Pixels
 from orchestrator.transfer.work import AttackUnit, WorkUnit
 
 _FILE, _KEPT, _PARTIAL, _FOR_GOOD = "images.safetensors", "moved", "partial", "adversarial"
-_TENSORS = ("worst", "best", "forwards", "backwards", "read_as", "worst_moves", "best_moves")
+_MOVES = ("worst_moves", "best_moves")
+_TENSORS = ("worst", "best", "forwards", "backwards", "read_as", *_MOVES)
 
 
 def save_moved(
@@ -132,7 +133,7 @@ def _place(unit: AttackUnit, rows: str) -> str:
 def _tensors(moved: Moved) -> dict[str, Tensor]:
     same = torch.equal(moved.worst, moved.best)
     # Threats without moves leave none behind, in files that are as they were before there were any.
-    empty = [name for name in _TENSORS[5:] if not getattr(moved, name).shape[-1]]
+    empty = [name for name in _MOVES if not getattr(moved, name).shape[-1]]
     names = [name for name in _TENSORS if name not in empty and not (same and name == "best")]
     return {name: getattr(moved, name).cpu().contiguous() for name in names}
 

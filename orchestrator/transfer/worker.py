@@ -6,7 +6,6 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-import torch
 
 from orchestrator.store.artifacts import open_store
 from orchestrator.store.record import ArtifactRecord, FileEntry, library_versions
@@ -14,7 +13,7 @@ from orchestrator.transfer.account import UnitAccount, count_targets
 from orchestrator.transfer.attacker import Attacker
 from orchestrator.transfer.climb import Moved
 from orchestrator.transfer.examples import EXAMPLES_FILE, examples_bytes, has_examples
-from orchestrator.transfer.held import LoadModel, LoadTogether, Models, Pixels, Shards
+from orchestrator.transfer.held import LoadModel, LoadTogether, Models, Pixels, Shards, exact_device
 from orchestrator.transfer.moved import drop_moved, keep_for_good, read_moved, save_moved
 from orchestrator.transfer.readers import Readers
 from orchestrator.transfer.scorer import Scorer
@@ -56,13 +55,11 @@ class TransferWorker:
         compiled: bool = False,
     ) -> None:
         self.store, self.keep_images = open_store(store), keep_images
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.device = exact_device()
         models = Models(self.store, load, self.device, keep_bytes, compiled)
         self.shards = Shards(self.store, self.device)
         self.attacker = Attacker(self.store, models, self.shards)
         self.scorer = Scorer(Readers(models, batch, load_together))
-        # Convolutions default to TF32 on a GPU, ten bits of mantissa; judgements here are fp32.
-        torch.backends.cudnn.allow_tf32 = False
 
     def run(self, unit: WorkUnit | AttackUnit) -> UnitAccount:
         """Attack, score and commit one unit; or attack alone, and keep the moved images.

@@ -31,7 +31,7 @@ from orchestrator.models.ref import ModelRef
 from orchestrator.seeds import derive_seed
 from orchestrator.store.artifacts import ArtifactStore, open_store
 from orchestrator.store.record import ArtifactRecord, FileEntry, library_versions
-from orchestrator.transfer.held import LoadModel
+from orchestrator.transfer.held import LoadModel, exact_device
 
 JUDGED_FILE = "judged.parquet"
 
@@ -58,9 +58,7 @@ class GuardWorker:
 
     def __init__(self, store: str, load: LoadModel) -> None:
         self.store, self.load = open_store(store), load
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        # Convolutions default to TF32 on a GPU, ten bits of mantissa; judgements here are fp32.
-        torch.backends.cudnn.allow_tf32 = False
+        self.device = exact_device()
 
     def run(self, unit: GuardUnit) -> GuardAccount:
         """Fit the detector unless it is there, hold every sitting, commit each as it is over.

@@ -18,7 +18,7 @@ from orchestrator.store.artifacts import open_store
 from orchestrator.store.record import ArtifactRecord, FileEntry, library_versions
 from orchestrator.transfer.alignment.gradients import PASS, cosines, input_gradients
 from orchestrator.transfer.alignment.unit import COSINES_FILE, AlignmentUnit
-from orchestrator.transfer.held import LoadModel, Models, Pixels, Shards
+from orchestrator.transfer.held import LoadModel, Models, Pixels, Shards, exact_device
 
 # Rows of a part of the file: of 512 models 33 MB.
 _GROUP_ROWS = 64
@@ -47,11 +47,9 @@ class AlignmentWorker:
         self, store: str, load: LoadModel, *, keep_bytes: int = 8 * 2**30, hold_bytes: int = 2 * 2**30
     ) -> None:
         self.store, self.hold_bytes = open_store(store), hold_bytes
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.device = exact_device()
         self.models = Models(self.store, load, self.device, keep_bytes)
         self.shards = Shards(self.store, self.device)
-        # Convolutions default to TF32 on a GPU, ten bits of mantissa; gradients here are fp32.
-        torch.backends.cudnn.allow_tf32 = False
 
     def run(self, unit: AlignmentUnit) -> AlignmentAccount:
         """Measure and commit one unit.

@@ -7,7 +7,6 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -19,7 +18,7 @@ from orchestrator.transfer.attacker import Attacker
 from orchestrator.transfer.climb import Moved
 from orchestrator.transfer.committee.bench import Bench
 from orchestrator.transfer.committee.unit import CLEAN, CommitteeUnit
-from orchestrator.transfer.held import LoadModel, Models, Pixels, Shards
+from orchestrator.transfer.held import LoadModel, Models, Pixels, Shards, exact_device
 from orchestrator.transfer.moved import keep_for_good, read_moved
 
 QUORUMS_JUDGED = 1000
@@ -60,12 +59,10 @@ class CommitteeWorker:
         self, store: str, load: LoadModel, *, batch: int = 256, keep_bytes: int = 8 * 2**30
     ) -> None:
         self.store, self.batch = open_store(store), batch
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.device = exact_device()
         self.models = Models(self.store, load, self.device, keep_bytes)
         self.shards = Shards(self.store, self.device)
         self.attacker = Attacker(self.store, self.models, self.shards)
-        # Convolutions default to TF32 on a GPU, ten bits of mantissa; judgements here are fp32.
-        torch.backends.cudnn.allow_tf32 = False
 
     def run(self, unit: CommitteeUnit) -> CommitteeAccount:
         """Attack if the images are an insider's and not there yet, show them, commit what was read.
