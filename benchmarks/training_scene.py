@@ -39,6 +39,9 @@ def _imagenet_sized(name: str) -> Callable[[], Study]:
     return lambda: replace(digits(), recipe=recipe, lora=recipe, **parts)
 
 
+# A study's folder inside a store's: no vault may lie in the store, and it is beside it.
+PREPARED = Path("store") / "bench"
+
 SCENES: dict[str, Callable[[], Study]] = {
     "digits": digits,
     "cifar10": cifar10,
@@ -67,8 +70,8 @@ def scene(name: str, *, data: str, images: int, keys: int, epochs: int) -> Study
 
 
 def prepare(study: Study, root: Path) -> float:
-    """Shards and plain model in root/prepared, and what the script needs beside them; clean accuracy."""
-    store = LocalStore(root / "prepared")
+    """Shards and plain model below root, and what the script needs beside them; clean accuracy."""
+    store = LocalStore(root / PREPARED)
     run = StudyRun(study, store, str(root / "vault"), LocalWorkplace(), PlainReporter(lambda _: None))
     accuracy = run.pretrain()
     if accuracy is None:
@@ -115,8 +118,8 @@ def train_ours(study: Study, root: Path, method: Method, workers: int, compiled:
 
     began = time.monotonic()
     folder = root / f"ours-{time.time_ns()}"
-    shutil.copytree(root / "prepared", folder / "store")
-    store = LocalStore(folder / "store")
+    store = LocalStore(folder / PREPARED)
+    shutil.copytree(root / PREPARED, store.root)
     plan = _plan(study, store, folder)  # with keys of its own
     units = [unit for unit in plan.keyed if unit.model.method == method]
     lines: list[EpochLine] = []
@@ -165,9 +168,9 @@ def _key(plan: Plan, store: LocalStore, label: str, lines: list, workers: int) -
 def flops_per_image(study: Study, root: Path, method: Method) -> float:
     """Multiplications and additions of a training step, forward and backward, for one image."""
     folder = root / f"counted-{method}"
-    plan = _plan(study, LocalStore(folder / "store"), folder)
+    plan = _plan(study, LocalStore(folder / PREPARED), folder)
     unit = next(unit for unit in plan.keyed if unit.model.method == method)
-    model = build_trainable(unit, LocalStore(root / "prepared")).to(Place.here().device).train()
+    model = build_trainable(unit, LocalStore(root / PREPARED)).to(Place.here().device).train()
     size = study.architecture.image_size
     images = torch.rand(2, 3, size, size, device=Place.here().device)
     with FlopCounterMode(display=False) as counter:
