@@ -196,6 +196,9 @@ def main() -> None:
         parser.add_argument(f"--{name}", type=int, default=0)
     for name, value in {"epochs": 20, "keys": 2, "eval-images": 300, "cut": 8}.items():
         parser.add_argument(f"--{name}", type=int, default=value)
+    for name in ("learning-rate", "lora-learning-rate"):
+        parser.add_argument(f"--{name}", type=float, default=0.0, help="0 is the preset's")
+    parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument(
         "--variants", nargs="+", default=["full", "lora-16", "lora-4", "lora-1", "patch-16", "patch-4"]
     )

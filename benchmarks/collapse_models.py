@@ -114,7 +114,7 @@ def study_of(options: argparse.Namespace) -> Study:
     architecture = replace(study.architecture, **{k: v for k, v in names.items() if v})
     tuned = {
         "epochs": options.epochs,
-        "batch_size": 64,
+        "batch_size": options.batch_size,
         "warmup_epochs": min(1.0, options.epochs / 5),
         "drop_path": 0.0,
     }
@@ -129,9 +129,14 @@ def study_of(options: argparse.Namespace) -> Study:
         controls=0,
         train_images=options.train_images,
         eval_images=options.eval_images,
-        recipe=replace(study.recipe, **tuned),
-        lora=replace(study.lora, **tuned),
+        recipe=replace(study.recipe, **tuned, **_rate(options.learning_rate)),
+        lora=replace(study.lora, **tuned, **_rate(options.lora_learning_rate)),
     )
+
+
+def _rate(given: float) -> dict[str, float]:
+    """The learning rate, where one was given."""
+    return {"learning_rate": given} if given else {}
 
 
 def prepare(study: Study, root: Path) -> Scene:

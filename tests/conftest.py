@@ -1,6 +1,7 @@
 """What many tests share: a store, a vault, a study of seconds, and its models made without Ray."""
 
 import os
+import shutil
 import uuid
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -65,6 +66,22 @@ def bucket(ceph: Ceph, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 @pytest.fixture
 def vault(tmp_path: Path) -> str:
     return str(tmp_path / "vault")
+
+
+@pytest.fixture(scope="session")
+def made_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where ``small_study()`` was run to its end, for ``finished_study``."""
+    root = tmp_path_factory.mktemp("finished")
+    run, _ = run_locally(small_study(), LocalStore(root / "store" / "study"), str(root / "vault"))
+    assert run.ending.failures == []
+    return root
+
+
+@pytest.fixture
+def finished_study(made_once: Path, tmp_path: Path) -> Study:
+    """``small_study()``, which the test finds done in its own ``store`` and ``vault``, to be spoiled."""
+    shutil.copytree(made_once, tmp_path, dirs_exist_ok=True)
+    return small_study()
 
 
 def small_study(**changes) -> Study:

@@ -8,14 +8,15 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from conftest import run_locally, small_study
 from orchestrator.attacks import attack_settings
 from orchestrator.attacks.gradient.apgd_untargeted import ApgdUntargeted
 from orchestrator.attacks.threat import Ladder
 from orchestrator.cluster.runner import Failed, Finished
+from orchestrator.cluster.workplace import LocalWorkplace
 from orchestrator.errors import DamagedArtifact
 from orchestrator.models.ref import ModelRef
 from orchestrator.pipeline.agenda import Agenda
+from orchestrator.pipeline.progress import PlainReporter
 from orchestrator.pipeline.stages import StudyRun
 from orchestrator.store.artifacts import ArtifactStore
 from orchestrator.store.local import LocalStore
@@ -173,9 +174,9 @@ def moved_addresses(store: ArtifactStore) -> list[str]:
     return list(store.addresses("moved"))
 
 
-def test_early_attacks_change_no_outcome_and_leave_no_images(store: LocalStore, vault, tmp_path) -> None:
-    study = small_study()
-    usual, _ = run_locally(study, store, vault)
+def test_early_attacks_change_no_outcome_and_leave_no_images(
+    finished_study, store, vault, tmp_path
+) -> None:
     other = LocalStore(tmp_path / "other" / "study")
     seen: list[list[str]] = []
 
@@ -183,7 +184,8 @@ def test_early_attacks_change_no_outcome_and_leave_no_images(store: LocalStore, 
         def early_is_over(self) -> None:
             seen.append(moved_addresses(other))
 
-    run = StudyRun(study, other, vault, Watched(usual.workplace), usual.reporter)
+    silent = PlainReporter(lambda line: None)
+    run = StudyRun(finished_study, other, vault, Watched(LocalWorkplace()), silent)
     assert run.run().failures == []
     assert len(seen[0]) == 4  # two shards of plain and of the first key
     assert moved_addresses(other) == []
@@ -192,10 +194,7 @@ def test_early_attacks_change_no_outcome_and_leave_no_images(store: LocalStore, 
     assert other.read("matrix", "matrix.parquet") == store.read("matrix", "matrix.parquet")
 
 
-def test_kept_images_nobody_waits_for_are_removed(store: LocalStore, vault) -> None:
-    study = small_study()
-    run, _ = run_locally(study, store, vault)
-
+def test_kept_images_nobody_waits_for_are_removed(finished_study, store: LocalStore, vault) -> None:
     class Dying(AttackingEarly):
         def early_is_over(self) -> None:
             raise KeyboardInterrupt
@@ -203,8 +202,9 @@ def test_kept_images_nobody_waits_for_are_removed(store: LocalStore, vault) -> N
     for address in [*store.addresses("models"), *store.addresses("outcomes")]:
         if address != "models/plain":
             store.delete(address)
+    silent = PlainReporter(lambda line: None)
     with pytest.raises(KeyboardInterrupt):
-        StudyRun(study, store, vault, Dying(run.workplace, 2), run.reporter).run()
+        StudyRun(finished_study, store, vault, Dying(LocalWorkplace(), 2), silent).run()
     kept = moved_addresses(store)
     assert len(kept) == 2
     assert kept_moved(store, []) == set()

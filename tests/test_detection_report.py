@@ -29,6 +29,7 @@ from orchestrator.report.detection.curves import roc_charts, stopped_at
 from orchestrator.report.detection.matrix import stopped_grid, stopped_sections, stopped_table
 from orchestrator.report.detection.scope import at_largest
 from orchestrator.report.detection.words import CAVEAT, detection_paragraphs
+from orchestrator.report.export import detection_csv
 from orchestrator.report.page import write_report
 from orchestrator.report.summary import ModelLine
 from orchestrator.statistics.proportion import Interval, wilson
@@ -79,7 +80,7 @@ def test_cells_hold_what_is_stopped_of_what_fools() -> None:
 
 
 def test_the_csv_has_every_cell_with_what_is_stopped_and_safe() -> None:
-    text = write_report(summary_by_hand())["detection.csv"].decode()
+    text = detection_csv(summary_by_hand().detection.matrix).decode()
     lines = {(line["source"], line["target"]): line for line in csv.DictReader(io.StringIO(text))}
     line = lines[FIRST, SECOND]
     assert (line["n"], line["fooled"], line["stopped_at_0.05"], line["safe_at_0.05"]) == (
@@ -155,7 +156,7 @@ def test_charts_are_of_the_largest_radius_and_one_kind_of_source(four) -> None:
     assert all({line.panel.epsilon for line in chart.lines} == {8 / 255} for chart in charts)
 
 
-def test_the_page_has_words_matrices_curves_and_tables(files) -> None:
+def test_the_page_has_words_matrices_curves_and_tables(files, four) -> None:
     text = files["index.html"].decode()
     page = Page(text)
     for words in (
@@ -171,7 +172,8 @@ def test_the_page_has_words_matrices_curves_and_tables(files) -> None:
     assert not re.search(r"\bnan\b", page.text, re.IGNORECASE)
     pictures = {name for name in files if name.startswith(("stopped-", "roc-"))}
     assert len(pictures) == 3 * (2 + 3)
-    assert set(files) >= BESIDE | {"detection.csv"}
+    assert set(files) >= BESIDE
+    assert files["detection.csv"] == detection_csv(four.detection.matrix)
     assert r"\caption{The fleet with detectors" in files["tables.tex"].decode()
 
 

@@ -1,7 +1,5 @@
 """Detectors in a study: fitted after the attacks, tried on every source, counted into a matrix."""
 
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,6 +8,7 @@ import pyarrow.compute as pc
 import pytest
 
 from conftest import run_locally, small_study
+from jobs.detect import Options, detect
 from orchestrator.attacks.threat import Threat
 from orchestrator.cluster.workplace import LocalWorkplace
 from orchestrator.detection.evasion import Evasion
@@ -19,6 +18,7 @@ from orchestrator.detection.insiders import Insider
 from orchestrator.detection.recipe import BankRecipe
 from orchestrator.detection.rejection import Sweep
 from orchestrator.errors import StudyError
+from orchestrator.pipeline.command import reader
 from orchestrator.pipeline.detected import stopped_tables
 from orchestrator.pipeline.guard_price import detector_line
 from orchestrator.pipeline.guards import DETECTION, DETECTION_FILE, Guards, recall_guards
@@ -30,7 +30,6 @@ from orchestrator.store.local import LocalStore
 from orchestrator.store.parquet import read_exactly
 from orchestrator.transfer.matrix import Panel
 
-ROOT = Path(__file__).parent.parent
 SETTINGS = BankRecipe(
     neurons=20,
     proposals=100,
@@ -204,15 +203,14 @@ def test_findings_are_rows_of_tables(found):
         assert {len(row) for row in table.rows} == {len(table.header)}
 
 
-def test_the_job_prints_the_tables(site):
+def test_the_job_prints_the_tables(site, capsys):
     options = [f"--bank.{name}={getattr(SETTINGS, name)}" for name in ("neurons", "proposals", "kept")]
     options += ["--bank.draw=5", "--bank.effect=0.3", "--bank.least-images=10"]
     place = ["--store", str(site.root.parent), "--name", "study"]
-    command = [sys.executable, str(ROOT / "jobs/detect.py"), *place, *options]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
-    assert done.returncode == 0, done.stderr
-    assert "What detectors stop" in done.stdout
-    assert "AUROC" in done.stdout
+    assert detect(reader(Options, "")([*place, *options])) == 0
+    said = capsys.readouterr().out
+    assert "What detectors stop" in said
+    assert "AUROC" in said
 
 
 # Those who know the bank, and rivals.

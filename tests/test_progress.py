@@ -141,16 +141,14 @@ def test_a_run_tells_its_matrix_as_it_is_committed(store: LocalStore, vault: str
     assert not any("k-" in str(label) for place in kept.gauges for label in place)
 
 
-def test_failures_are_counted_where_they_happen(store: LocalStore, vault: str) -> None:
-    study = small_study()
-    run_locally(study, store, vault)
+def test_failures_are_counted_where_they_happen(finished_study, store: LocalStore, vault: str) -> None:
     for address in [*store.addresses("outcomes"), "matrix", "report"]:
         store.delete(address)
     shard = store.root / "shards/eval/00001/images.parquet"
     shard.write_bytes(shard.read_bytes()[:-1])
     kept = Kept()
     reporter = Metered(PlainReporter(lambda line: None), kept, "small")
-    StudyRun(study, store, vault, LocalWorkplace(), reporter).run()
+    StudyRun(finished_study, store, vault, LocalWorkplace(), reporter).run()
     assert kept.gauges["artifacts_failed", "small", "attacks"] == 3
     assert kept.gauges["artifacts_done", "small", "attacks"] == 3
 

@@ -2,6 +2,7 @@
 
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -26,10 +27,23 @@ def matrix_table(store: LocalStore) -> pa.Table:
     return pq.read_table(pa.BufferReader(store.read("matrix", "matrix.parquet")))
 
 
-def test_a_study_stops_when_its_rates_are_as_precise_as_asked(store: LocalStore, vault: str) -> None:
-    # Barely trained models read few images right, so fooling rates rest on few and take more shards.
-    run, said = run_locally(coarse_study(), store, vault)
+@pytest.fixture(scope="module")
+def place(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("rounds")
+
+
+@pytest.fixture(scope="module")
+def coarse(place: Path) -> tuple[LocalStore, list[str]]:
+    """The store of a coarse study, and what was said while it ran."""
+    store = LocalStore(place / "store" / "study")
+    run, said = run_locally(coarse_study(), store, str(place / "vault"))
     assert run.ending.failures == []
+    return store, said
+
+
+def test_a_study_stops_when_its_rates_are_as_precise_as_asked(coarse, place: Path) -> None:
+    # Barely trained models read few images right, so fooling rates rest on few and take more shards.
+    store, said = coarse
     table, first = matrix_table(store), store.read("matrix", "matrix.parquet")
     used = max(table["n"].to_pylist())
     halves = half_widths(table, 0.2)
@@ -39,7 +53,7 @@ def test_a_study_stops_when_its_rates_are_as_precise_as_asked(store: LocalStore,
     report = store.read("report", "report.md").decode()
     assert "as precisely as asked" in report
     # The same command finds nothing to do; the store alone gives the same report.
-    _, said = run_locally(coarse_study(), store, vault)
+    _, said = run_locally(coarse_study(), store, str(place / "vault"))
     assert not any("attacks:" in line and "to do" in line for line in said)
     assert store.read("matrix", "matrix.parquet") == first
     store.delete("report")
@@ -47,17 +61,16 @@ def test_a_study_stops_when_its_rates_are_as_precise_as_asked(store: LocalStore,
     assert store.read("report", "report.md").decode() == report
 
 
-def test_a_finer_study_goes_on_from_a_coarse_one(store: LocalStore, vault: str) -> None:
+def test_a_finer_study_goes_on_from_a_coarse_one(coarse, place: Path, store: LocalStore) -> None:
+    vault, (fresh, _) = str(place / "vault"), coarse
     run_locally(replace(coarse_study(), precision=0.3), store, vault)
-    coarse = set(store.addresses("outcomes"))
+    before = set(store.addresses("outcomes"))
     run_locally(coarse_study(), store, vault)
-    assert coarse < set(store.addresses("outcomes"))
+    assert before < set(store.addresses("outcomes"))
     plan = recall_plan(store)
     assert Rounds(plan, store).reach(plan.units).pending == ()
     state = Watch(str(store.root.parent), store.root.name).look(time.time())
     assert all(stage.to_do == 0 for stage in state.stages)
-    fresh = LocalStore(store.root.parent / "fresh")
-    run_locally(coarse_study(), fresh, vault)
     assert matrix_table(fresh).equals(matrix_table(store))
 
 

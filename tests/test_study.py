@@ -3,6 +3,7 @@
 import sys
 from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
+from shutil import copytree
 
 import numpy as np
 import pyarrow as pa
@@ -10,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 import safetensors.torch
 
-from conftest import run_locally, small_study
+from conftest import run_locally
 from jobs.proliferate import proliferate
 from orchestrator.errors import StudyError, ThreatError
 from orchestrator.pipeline.command import main, parse
@@ -23,20 +24,41 @@ SHORT = [
 ]  # fmt: skip
 
 
-@pytest.fixture
-def job(tmp_path: Path, monkeypatch, capsys):
-    """The main job as a person runs it, in this process: (status, output, error)."""
-    monkeypatch.setattr("os.umask", lambda mask: 0)
-
-    def run(*arguments: str) -> tuple[int, str, str]:
-        places = ["--store", str(tmp_path / "store"), "--vault", str(tmp_path / "vault"), "--local"]
-        monkeypatch.setattr(sys, "argv", ["proliferate.py", *places, *SHORT, *arguments])
+def run_job(root: Path, *arguments: str) -> int | str | None:
+    """The main job as a person runs it, in this process: its status."""
+    places = ["--store", str(root / "store"), "--vault", str(root / "vault"), "--local"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("os.umask", lambda mask: 0)
+        patch.setattr(sys, "argv", ["proliferate.py", *places, *SHORT, *arguments])
         with pytest.raises(SystemExit) as ended:
             main(proliferate, parse)
+    return ended.value.code
+
+
+@pytest.fixture
+def job(tmp_path: Path, capsys):
+    """The main job: (status, output, error)."""
+
+    def run(*arguments: str) -> tuple[int | str | None, str, str]:
+        status = run_job(tmp_path, *arguments)
         captured = capsys.readouterr()
-        return ended.value.code, captured.out, captured.err
+        return status, captured.out, captured.err
 
     return run
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory) -> Path:
+    root = tmp_path_factory.mktemp("done")
+    assert run_job(root) == 0
+    return root
+
+
+@pytest.fixture
+def rerun(done: Path, job, tmp_path: Path):
+    """The main job, where it was done once."""
+    copytree(done, tmp_path, dirs_exist_ok=True)
+    return job
 
 
 def files_of(root: Path) -> set[str]:
@@ -90,7 +112,9 @@ def test_wrong_input_ends_in_one_sentence_and_status_2(job, tmp_path, arguments,
     assert "Traceback" not in error
     # Wrong weights are met once keys and shards are there; everything else before anything is.
     assert (tmp_path / "store").exists() == ("--weights" in arguments)
-    assert job()[0] == 0
+    assert bool(files_of(tmp_path)) == ("--weights" in arguments)
+    if files_of(tmp_path):  # where nothing was left, it would be the first run of a study once more
+        assert job()[0] == 0
 
 
 def test_a_vault_inside_the_store_is_refused(job, tmp_path: Path) -> None:
@@ -110,8 +134,7 @@ def test_a_store_that_cannot_be_written_is_told(job, tmp_path: Path) -> None:
     assert "cannot be written" in error
 
 
-def test_a_rerun_with_other_settings_is_refused_and_loses_nothing(job, tmp_path: Path) -> None:
-    assert job()[0] == 0
+def test_a_rerun_with_other_settings_is_refused_and_loses_nothing(rerun, tmp_path: Path) -> None:
     before = files_of(tmp_path)
     for change in (
         ["--seed", "1"],
@@ -119,30 +142,28 @@ def test_a_rerun_with_other_settings_is_refused_and_loses_nothing(job, tmp_path:
         ["--block-size", "4"],
         ["--eval-images", "30"],
     ):
-        status, _, error = job(*change)
+        status, _, error = rerun(*change)
         assert status == 2, change
         assert "Rename the study" in error, change
     assert files_of(tmp_path) == before
-    assert job()[0] == 0
+    assert rerun()[0] == 0
 
 
-def test_a_rerun_with_another_vault_is_refused(job, tmp_path: Path) -> None:
-    assert job()[0] == 0
-    status, _, error = job("--vault", str(tmp_path / "other"))
+def test_a_rerun_with_another_vault_is_refused(rerun, tmp_path: Path) -> None:
+    status, _, error = rerun("--vault", str(tmp_path / "other"))
     assert status == 2
     assert "Point --vault to the vault this study was begun with" in error
     assert not (tmp_path / "other").exists()
     key = tmp_path / "vault/digits/00001.key"
     key.unlink()
-    status, _, error = job("--n-keys", "3")
+    status, _, error = rerun("--n-keys", "3")
     assert status == 2
     assert "00001" not in files_of(tmp_path / "vault/digits")
     assert not key.exists()
 
 
-def test_equal_spellings_of_an_attack_are_one_attack(job) -> None:
-    assert job()[0] == 0
-    status, said, _ = job("--attacks", "apgd-ce:steps=3,restarts=1", "apgd-ce:steps=3")
+def test_equal_spellings_of_an_attack_are_one_attack(rerun) -> None:
+    status, said, _ = rerun("--attacks", "apgd-ce:steps=3,restarts=1", "apgd-ce:steps=3")
     assert status == 0
     assert "attacks: 6/6 already there" in said
 
@@ -179,9 +200,8 @@ def test_a_dry_run_prints_the_plan_and_makes_nothing(job, tmp_path: Path) -> Non
     assert not (tmp_path / "vault").exists()
 
 
-def test_a_dry_run_subtracts_what_is_there(job) -> None:
-    assert job()[0] == 0
-    status, said, _ = job("--dry-run", "--n-keys", "3")
+def test_a_dry_run_subtracts_what_is_there(rerun) -> None:
+    status, said, _ = rerun("--dry-run", "--n-keys", "3")
     assert status == 0
     pending = {
         cells[1].strip(): (cells[2].strip(), cells[3].strip())
@@ -221,12 +241,10 @@ def test_a_study_needs_attacks_and_threats() -> None:
         replace(digits(), threats=("linf:0",))
 
 
-def test_a_unit_that_fails_does_not_stop_the_others(store: LocalStore, vault: str) -> None:
-    study = small_study()
-    run_locally(replace(study, attacks=("apgd-ce:steps=2",)), store, vault)
+def test_a_unit_that_fails_does_not_stop_the_others(finished_study, store: LocalStore, vault: str) -> None:
     shard = store.root / "shards/eval/00001/images.parquet"
     shard.write_bytes(shard.read_bytes()[:-1])
-    run, said = run_locally(study, store, vault)
+    run, said = run_locally(replace(finished_study, attacks=("apgd-ce:steps=2",)), store, vault)
     assert len(run.ending.failures) == 3
     assert all("DamagedArtifact" in failure.reason for failure in run.ending.failures)
     assert run.ending.report

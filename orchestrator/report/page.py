@@ -13,7 +13,7 @@ from markupsafe import Markup, escape
 from orchestrator.report.alignment.part import AlignmentPart, alignment_part
 from orchestrator.report.attackers import attacker_table
 from orchestrator.report.cells import page_data
-from orchestrator.report.committee_part import CommitteePart, committee_part
+from orchestrator.report.committee.part import CommitteePart, committee_part
 from orchestrator.report.compared import method_table, study_table
 from orchestrator.report.costs import cost_table
 from orchestrator.report.detection.part import DetectionPart, detection_part
