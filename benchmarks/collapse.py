@@ -166,7 +166,7 @@ def draw(rows: list[dict[str, Any]]) -> dict[str, bytes]:
         },
     }
     figure = new_figure(COLUMN, COLUMN.width, 5.4)
-    figure.subplots_adjust(left=0.16, right=0.98, top=0.96, bottom=0.1, hspace=0.5)
+    figure.subplots_adjust(left=0.16, right=0.96, top=0.95, bottom=0.1, hspace=0.6)
     for number, (label, lines) in enumerate(panels.items()):
         axes = figure.add_subplot(3, 1, number + 1)
         bare(axes, COLUMN)
