@@ -26,7 +26,7 @@ FLOW = [
             *("attacks/unrestricted", "attacks/oracle"),
             *("transfer", "transfer/committee", "transfer/alignment"),
             *("detection", "detection/guard", "detection/rivals", "report", "report/figures"),
-            *("report/alignment", "report/detection", "report/reproduction"),
+            *("report/alignment", "report/committee", "report/detection", "report/reproduction"),
             *("cluster", "pipeline", "checkup", "status"),
         )
     ),

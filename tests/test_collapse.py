@@ -113,9 +113,9 @@ def test_only_images_that_were_read_right_are_counted_as_fooled() -> None:
 @pytest.fixture(scope="module")
 def scene(tmp_path_factory: pytest.TempPathFactory) -> Scene:
     sizes = dict.fromkeys(("patch_size", "width", "depth", "heads", "block_size"), 0)
-    options = Namespace(
-        preset="digits", data="", weights="", epochs=1, keys=2, train_images=128, eval_images=20, **sizes
-    )
+    rates = dict.fromkeys(("learning_rate", "lora_learning_rate"), 0.0)
+    counts = {"epochs": 1, "keys": 2, "train_images": 128, "eval_images": 20, "batch_size": 64}
+    options = Namespace(preset="digits", data="", weights="", **sizes, **rates, **counts)
     study = study_of(options)
     short = replace(study.base, epochs=1, warmup_epochs=0.0)
     return prepare(replace(study, base=short), tmp_path_factory.mktemp("collapse"))
